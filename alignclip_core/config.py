@@ -1,0 +1,294 @@
+"""Every hyper-parameter of a fine-tune: its unit, default, paper symbol; and the named presets. Loads no torch.
+
+The defaults of `FinetuneConfig` are the paper's printed values. `make_config` lays, in this order, the model card,
+the preset, the algorithm and what the user gave over them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from alignclip_core.base_models import BaseModel
+from alignclip_core.errors import ConfigInvalid
+
+Algorithm = Literal["alignclip", "clipood", "finetune", "label_smoothing", "zero_shot"]
+AttentionTarget = Literal["dv", "main"]
+Averaging = Literal["bma", "none"]
+DvStructure = Literal["dv", "vvv", "kkv", "qqv", "qqq", "qkk"]
+KlDirection = Literal["paper", "target_first"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+SmoothingTarget = Literal["similarity", "uniform"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "default": ("a photo of a {}.",),
+        "pets": ("a photo of a {}, a type of pet.",),
+        "flowers": ("a photo of a {}, a type of flower.",),
+        "aircraft": ("a photo of a {}, a type of aircraft.",),
+        "textures": ("{} texture.",),
+        "satellite": ("a centered satellite photo of {}.",),
+        "food": ("a photo of {}, a type of food.",),
+        "actions": ("a photo of a person doing {}.",),
+    }
+)
+"""The named template sets of the paper's appendix A.2, as CoOp's code has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """One fine-tune, complete: two runs with equal configs and data give equal weights.
+
+    Raises `ConfigInvalid`, naming the field, when a value cannot be used.
+    """
+
+    # What is trained, on what
+    base_model: str
+    class_names: Mapping[str, str]  # folder name -> display name, every class, unseen ones too; sorted by folder
+    algorithm: Algorithm = "alignclip"
+    preset: str = "paper"
+    templates: tuple[str, ...] = TEMPLATE_SETS["default"]  # each with one {}; class embedding = mean over them
+    hyphens_to_spaces: bool = False  # also turn "-" in class names to spaces; "_" always is
+    unseen_classes: tuple[str, ...] = ()  # folder names: never trained, evaluated on their own and in the union
+    test_domains: tuple[str, ...] = ()  # domain folders left out of training
+    validation_fraction: float = 0.2  # of each (domain, class), when no validation set is given
+    seed: int = 0
+    skip_bad_images: bool = False
+
+    # Length and optimizer (AdamW, cosine to zero)
+    num_steps: int = 5000  # T: optimizer updates; fixed before step 0, the average's weights depend on it
+    global_batch_size: int = 36  # images per update over all ranks and domains
+    learning_rate: float = 5e-6
+    weight_decay: float = 0.1
+    warmup_steps: int = 0
+    gradient_clip: float | None = None  # largest gradient norm; None: no clipping
+    precision: Precision = "auto"  # of the forward pass; weights and losses are fp32. auto: bf16 on CUDA, else fp32
+    frozen_modules: tuple[str, ...] = ()  # prefixes of image-tower parameters that stay as they are
+
+    # Eq 1
+    logit_scale: float | None = None  # 1/τ; None: the checkpoint's own (100 for OpenAI's CLIP)
+    margin: float = 0.0  # subtracted from the true class's cosine (CLIPood's α)
+
+    # Eq 2-6: attention alignment loss
+    layer_alignment_weight: float = 1.0  # AL: KL between A_c and its target
+    similarity_alignment_weight: float = 1.0  # AS: KL between G and its target
+    num_aligned_layers: int = 4  # L of eq 3: the first L blocks
+    token_temperature: float | None = None  # τ of eq 4; None: 1 / logit_scale, eq 1's τ
+    attention_target: AttentionTarget = "dv"  # G*: eq 6 (the D-V branch) or eq 2 (the main branch)
+    kl_direction: KlDirection = "paper"  # paper: KL(A‖G*); target_first: KL(G*‖A), as the authors' code
+    attention_over_patches: bool = True  # A_c: softmax over patches only (eq 3); False: over all tokens, renormalised
+    similarity_over_all_classes: bool = False  # AS summed over all classes (authors' code), not the label's alone
+    dv_start_block: int | None = None  # first block of the D-V branch; None: depth - 6
+    dv_mlp: bool = False  # run the MLP in the D-V branch too
+    dv_structure: DvStructure = "dv"  # what stands in the places of Q-K-V (figures 7 and 8)
+
+    # Eq 7-9: semantic label smoothing
+    smoothing_loss_weight: float = 1.0  # λ
+    smoothing: float = 0.1  # ε of eq 8: mass taken from the true class; at most 0.5
+    smoothing_target: SmoothingTarget = "similarity"  # uniform: plain label smoothing
+    similarity_scale: float = 1.0  # multiplier before the softmax over class similarities (B.5)
+    keep_diagonal: bool = True  # the true class keeps its share of S'; False: dropped, as the authors' code
+
+    # Beta moving average
+    averaging: Averaging = "bma"
+    bma_beta: float = 0.5  # β of Beta(β, β)
+
+    # Images
+    crop_scale: tuple[float, float] = (0.7, 1.0)  # share of the area that a random resized crop keeps
+    horizontal_flip: bool = True
+    interpolation: Interpolation = "bicubic"  # of the training crop; evaluation uses the model's own
+    balance_domains: bool = True  # every batch holds the training domains evenly
+
+    # Watching and stopping
+    evaluate_every_steps: int | None = None  # on source validation; None: ten times a run
+    checkpoint_every_steps: int | None = None  # None: four times a run
+    log_every_steps: int = 1
+    num_loader_workers: int = 0  # processes that decode images; 0: a thread of the trainer
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def trained_classes(self) -> tuple[str, ...]:
+        """Folder names of the classes that are trained, sorted."""
+        return tuple(name for name in self.class_names if name not in self.unseen_classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` reads them back to an equal config."""
+        return json.loads(json.dumps(asdict(self) | {"class_names": dict(self.class_names)}))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FinetuneConfig:
+        """The config that `to_json` wrote; unknown fields are refused with a suggestion."""
+        check_field_names(values)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+# The presets differ from the printed equations in these fields and in nothing else.
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": {},
+        "authors_code": {
+            "margin": 0.3,
+            "kl_direction": "target_first",
+            "token_temperature": 1.0,
+            "similarity_scale": 35.0,
+            "keep_diagonal": False,
+            "layer_alignment_weight": 10.0,
+            "similarity_alignment_weight": 10.0,
+            "num_aligned_layers": 5,
+            "similarity_over_all_classes": True,
+            "attention_over_patches": False,
+            "global_batch_size": 108,
+            "interpolation": "bilinear",
+        },
+    }
+)
+
+_NO_ALIGNMENT = {"layer_alignment_weight": 0.0, "similarity_alignment_weight": 0.0}
+ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "alignclip": {},
+        "clipood": _NO_ALIGNMENT | {"smoothing": 0.0, "margin": 0.3},
+        "finetune": _NO_ALIGNMENT | {"smoothing": 0.0, "margin": 0.0, "averaging": "none"},
+        "label_smoothing": _NO_ALIGNMENT | {"smoothing_target": "uniform", "margin": 0.0, "averaging": "none"},
+        "zero_shot": _NO_ALIGNMENT | {"num_steps": 0, "averaging": "none"},
+    }
+)
+"""What each baseline switches off or on: all of them run through the same trainer and losses."""
+
+DATA_FIELDS = frozenset(
+    {
+        "base_model", "class_names", "algorithm", "preset", "templates", "unseen_classes", "test_domains",
+        "validation_fraction", "seed", "skip_bad_images",
+    }
+)  # fmt: skip
+HYPERPARAMETERS = tuple(f.name for f in fields(FinetuneConfig) if f.name not in DATA_FIELDS)
+"""Names that a user may give as hyper-parameters, in the order of the fields."""
+
+
+def make_config(
+    base_model: BaseModel,
+    *,
+    class_names: Mapping[str, str],
+    algorithm: str = "alignclip",
+    preset: str | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    learning_rate_multiplier: float = 1.0,
+) -> FinetuneConfig:
+    """The config of a job: paper's defaults < model card < preset < algorithm < what the user gave.
+
+    `preset` None takes the card's, then `paper`. `given` holds field names of `FinetuneConfig`; None values count as
+    not given. Raises `ConfigInvalid` for an unknown name or a value that cannot be used.
+    """
+    preset = preset or base_model.preset or "paper"
+    if preset not in base_model.presets and preset not in PRESETS:
+        known = sorted({*PRESETS, *base_model.presets})
+        raise ConfigInvalid(f"Unknown preset {preset!r}; known: {', '.join(known)}.", param="preset")
+    if algorithm not in ALGORITHMS:
+        raise ConfigInvalid(
+            f"Unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}.", param="algorithm"
+        )
+    given = {name: value for name, value in given.items() if value is not None}
+    check_field_names(given)
+    values: dict[str, Any] = {
+        "learning_rate": base_model.learning_rate,
+        "num_steps": base_model.num_steps,
+        "templates": base_model.templates,
+        "frozen_modules": base_model.frozen_modules,
+    }
+    values |= PRESETS.get(preset, {}) | base_model.presets.get(preset, {}) | ALGORITHMS[algorithm] | given
+    values["learning_rate"] = values["learning_rate"] * learning_rate_multiplier
+    named = {"base_model": base_model.id, "algorithm": algorithm, "preset": preset}
+    ordered = dict(sorted(class_names.items()))
+    return FinetuneConfig(**{**values, **named, "class_names": ordered})
+
+
+def check_field_names(given: Mapping[str, Any]) -> None:
+    """Raises `ConfigInvalid` for the first name that is no field, with the nearest one that is."""
+    known = [f.name for f in fields(FinetuneConfig)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(HYPERPARAMETERS)}."
+            raise ConfigInvalid(f"Unknown hyper-parameter {name!r}{hint}", param=name)
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "algorithm": get_args(Algorithm),
+    "attention_target": get_args(AttentionTarget),
+    "averaging": get_args(Averaging),
+    "dv_structure": get_args(DvStructure),
+    "kl_direction": get_args(KlDirection),
+    "precision": get_args(Precision),
+    "smoothing_target": get_args(SmoothingTarget),
+    "interpolation": get_args(Interpolation),
+}
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "validation_fraction": (0.0, 0.9),
+    "seed": (0, 2**63 - 1),
+    "num_steps": (0, 10_000_000),
+    "global_batch_size": (1, 1_000_000),
+    "learning_rate": (0.0, 1.0),
+    "weight_decay": (0.0, 10.0),
+    "warmup_steps": (0, 10_000_000),
+    "gradient_clip": (1e-9, 1e9),
+    "logit_scale": (1e-3, 1e4),
+    "margin": (0.0, 1.0),
+    "layer_alignment_weight": (0.0, 1e4),
+    "similarity_alignment_weight": (0.0, 1e4),
+    "num_aligned_layers": (1, 1000),
+    "token_temperature": (1e-6, 1e6),
+    "dv_start_block": (0, 1000),
+    "smoothing_loss_weight": (0.0, 1e4),
+    "smoothing": (0.0, 0.5),
+    "similarity_scale": (0.0, 1e4),
+    "bma_beta": (1e-3, 1e3),
+    "evaluate_every_steps": (1, 10_000_000),
+    "checkpoint_every_steps": (1, 10_000_000),
+    "log_every_steps": (1, 10_000_000),
+    "num_loader_workers": (0, 256),
+}  # fmt: skip
+_WHOLE_NUMBERS = frozenset(
+    f.name for f in fields(FinetuneConfig) if f.type in ("int", "int | None")
+)
+_TRUTHS = frozenset(f.name for f in fields(FinetuneConfig) if f.type == "bool")
+
+
+def _check(config: FinetuneConfig) -> None:
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ConfigInvalid(f"{name} is {getattr(config, name)!r}; it may be {', '.join(choices)}.", param=name)
+    for name in _TRUTHS:
+        if not isinstance(getattr(config, name), bool):
+            raise ConfigInvalid(f"{name} must be true or false, got {getattr(config, name)!r}.", param=name)
+    for name, (lowest, highest) in _RANGES.items():
+        _check_range(name, getattr(config, name), lowest, highest)
+    low, high = config.crop_scale if len(config.crop_scale) == 2 else (0, 0)
+    if not 0 < low <= high <= 1:
+        raise ConfigInvalid(f"crop_scale must be two shares 0 < low <= high <= 1, got {config.crop_scale}.", param="crop_scale")
+    if not config.templates:
+        raise ConfigInvalid("templates is empty; give at least one, such as 'a photo of a {}.'.", param="templates")
+    for template in config.templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ConfigInvalid(f"Template {template!r} must hold {{}} exactly once.", param="templates")
+    for name in config.unseen_classes:
+        if name not in config.class_names:
+            raise ConfigInvalid(f"unseen_classes names {name!r}, which is no class folder.", param="unseen_classes")
+    if config.unseen_classes and len(config.trained_classes) < 2:
+        raise ConfigInvalid("unseen_classes leaves fewer than two classes to train.", param="unseen_classes")
+
+
+def _check_range(name: str, value: object, lowest: float, highest: float) -> None:
+    if value is None and name not in ("seed", "num_steps", "learning_rate"):
+        return
+    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE_NUMBERS else (int, float)):
+        kind = "a whole number" if name in _WHOLE_NUMBERS else "a number"
+        raise ConfigInvalid(f"{name} must be {kind}, got {value!r}.", param=name)
+    if not lowest <= value <= highest:
+        raise ConfigInvalid(f"{name} is {value}; it must lie between {lowest:g} and {highest:g}.", param=name)

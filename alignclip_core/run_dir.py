@@ -1,0 +1,222 @@
+"""The run directory: the whole interface between service and trainer. Loads no torch.
+
+docs/run_directory.md is the contract in words. The service writes `inputs/`, the trainer everything else.
+
+    RUN_DIR/inputs/config.json                the FinetuneConfig
+            inputs/similarity.safetensors     class embeddings and their cosine matrix; computed if it is absent
+            inputs/dataset/                   class/image or domain/class/image
+            inputs/validation/                the same, only when a validation set was given
+            metrics.jsonl                     one Record a line, appended by rank 0
+            checkpoints/step-000500/          resume points, complete when they have their name
+            model/                            weights and manifest that serve, complete when it exists
+            error.json                        TrainerError, written by a trainer that failed
+            trainer.log                       its stdout and stderr
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by SIGTERM with a checkpoint; may go on
+
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.safetensors"
+MANIFEST_FORMAT_VERSION = 1
+
+RecordKind = Literal["phase", "train", "evaluation", "checkpoint", "event"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One line of metrics.jsonl: what a trainer says while it works.
+
+    kind        values
+    phase       {"phase": "loading" | "evaluating_zero_shot" | "training" | "evaluating" | "saving"}
+    train       {"loss", "smoothing_loss", "layer_alignment_loss", "similarity_alignment_loss", "accuracy",
+                 "learning_rate", "images_per_second", "bma_weight"}
+    evaluation  {"raw": Evaluation, "bma": Evaluation} on source validation ("zero_shot" alone at step 0)
+    checkpoint  {"folder": "step-000500"}; the folder is complete
+    event       {"level": "info" | "warn" | "error", "message": str}
+    """
+
+    step: int
+    kind: RecordKind
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerError:
+    """Why a trainer failed: content of error.json."""
+
+    code: str
+    message: str
+    param: str | None = None
+    traceback: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassSimilarity:
+    """Text features of the classes and their cosine matrix, as the POST computed them and the trainer reads them."""
+
+    class_names: tuple[str, ...]  # display names, in the order of FinetuneConfig.class_names
+    templates: tuple[str, ...]
+    text_model: str
+    class_embeddings: np.ndarray  # float32 [classes, dim], unit length
+    cosine: np.ndarray  # float32 [classes, classes]
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest over names, templates, text model and the matrix: equal inputs give equal digests."""
+        head = json.dumps([self.class_names, self.templates, self.text_model], ensure_ascii=True)
+        return hashlib.sha256(head.encode() + np.ascontiguousarray(self.cosine, dtype="<f4").tobytes()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write aside, fsync, rename."""
+        metadata = {
+            "class_names": json.dumps(self.class_names),
+            "templates": json.dumps(self.templates),
+            "text_model": self.text_model,
+            "sha256": self.sha256,
+        }
+        tensors = {"class_embeddings": self.class_embeddings, "cosine": self.cosine}
+        write_file(path, save({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> ClassSimilarity:
+        """Raises `ArtifactCorrupt` when the matrix does not fit its recorded hash."""
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            similarity = cls(
+                class_names=tuple(json.loads(metadata["class_names"])),
+                templates=tuple(json.loads(metadata["templates"])),
+                text_model=metadata["text_model"],
+                class_embeddings=file.get_tensor("class_embeddings"),
+                cosine=file.get_tensor("cosine"),
+            )
+        if similarity.sha256 != metadata["sha256"]:
+            raise ArtifactCorrupt(f"{path.name} does not fit its recorded hash {metadata['sha256'][:12]}.")
+        return similarity
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names, readers and writers of the files in one run directory."""
+
+    path: Path
+
+    @property
+    def inputs(self) -> Path:
+        return self.path / "inputs"
+
+    @property
+    def config_file(self) -> Path:
+        return self.inputs / "config.json"
+
+    @property
+    def similarity_file(self) -> Path:
+        return self.inputs / "similarity.safetensors"
+
+    @property
+    def dataset(self) -> Path:
+        return self.inputs / "dataset"
+
+    @property
+    def validation(self) -> Path:
+        return self.inputs / "validation"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def error_file(self) -> Path:
+        return self.path / "error.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "trainer.log"
+
+    def read_config(self) -> FinetuneConfig:
+        """Raises `ConfigInvalid` when the file is missing or a value cannot be used."""
+        if not self.config_file.is_file():
+            raise ConfigInvalid(f"{self.config_file} is missing; it holds the fields of FinetuneConfig as JSON.")
+        return FinetuneConfig.from_json(json.loads(self.config_file.read_text()))
+
+    def write_config(self, config: FinetuneConfig) -> None:
+        write_file(self.config_file, json.dumps(config.to_json(), indent=2).encode())
+
+    def append_record(self, record: Record) -> None:
+        """One whole line in one write, so that a reader never sees half a record followed by another."""
+        with self.metrics_file.open("ab") as file:
+            file.write(json.dumps(asdict(record)).encode() + b"\n")
+
+    def read_records(self, offset: int = 0) -> tuple[list[Record], int]:
+        """The records that are complete from byte `offset` on, and the offset behind the last of them."""
+        if not self.metrics_file.is_file():
+            return [], offset
+        with self.metrics_file.open("rb") as file:
+            file.seek(offset)
+            complete, _, _ = file.read().rpartition(b"\n")
+        if not complete:
+            return [], offset
+        records = [Record(**json.loads(line)) for line in complete.split(b"\n") if line]
+        return records, offset + len(complete) + 1
+
+    def write_error(self, error: TrainerError) -> None:
+        write_file(self.error_file, json.dumps(asdict(error), indent=2).encode())
+
+    def read_error(self) -> TrainerError | None:
+        return TrainerError(**json.loads(self.error_file.read_text())) if self.error_file.is_file() else None
+
+    def checkpoint_folder(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:06d}"
+
+    def list_checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder) of every complete checkpoint, oldest first."""
+        return sorted(_checkpoints(self.checkpoints))
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The finished model's manifest; None while there is no finished model."""
+        manifest = self.model / MANIFEST_FILE
+        return json.loads(manifest.read_text()) if manifest.is_file() else None
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write aside, fsync and rename: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.glob("step-*") if folder.is_dir() else []:
+        if re.fullmatch(r"step-\d{6,}", path.name) and (path / MANIFEST_FILE).is_file():
+            yield int(path.name.removeprefix("step-")), path

@@ -1,0 +1,62 @@
+"""What the store refuses, as a tree.
+
+    StoreError
+    ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound   no such row of this owner
+    ├── JobNotReady          asked for a result before there is one
+    ├── IllegalTransition    the job's status does not allow it
+    ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
+    ├── ArtifactMissing      a row names files that are not there
+    ├── FileInUse            a job that has not finished needs the file
+    └── LeaseLost            another run has the job: stop, write nothing
+"""
+
+
+class StoreError(Exception):
+    """Base of all: `code` for machines, the message for people, `param` the field at fault."""
+
+    code = "store_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class JobNotFound(StoreError):
+    code = "job_not_found"
+
+
+class FileNotFound(StoreError):
+    code = "file_not_found"
+
+
+class ModelNotFound(StoreError):
+    code = "model_not_found"
+
+
+class SimilarityNotFound(StoreError):
+    code = "similarity_not_found"
+
+
+class JobNotReady(StoreError):
+    code = "job_not_ready"
+
+
+class IllegalTransition(StoreError):
+    code = "illegal_transition"
+
+
+class DatasetRejected(StoreError):
+    code = "dataset_rejected"
+
+
+class ArtifactMissing(StoreError):
+    code = "artifact_missing"
+
+
+class FileInUse(StoreError):
+    code = "file_in_use"
+
+
+class LeaseLost(StoreError):
+    code = "lease_lost"

@@ -1,0 +1,196 @@
+"""The rows. Columns only; every table has an owner, every time is aware UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from alignclip_store.job_status import JobStatus
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only INTEGER keys
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware UTC time on both databases (SQLite forgets the zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class File(Base):
+    """An uploaded dataset archive."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # file-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(64))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    artifact_uri: Mapped[str] = mapped_column(Text)
+
+
+class Similarity(Base):
+    """A class-similarity matrix, stored once per (base model, templates, names)."""
+
+    __tablename__ = "similarities"
+    __table_args__ = (UniqueConstraint("owner", "cache_key"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # sim-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    cache_key: Mapped[str] = mapped_column(String(64))  # sha256 of what it is computed from
+    sha256: Mapped[str] = mapped_column(String(64))  # ClassSimilarity.sha256
+    base_model: Mapped[str] = mapped_column(String(128))
+    num_classes: Mapped[int]
+    artifact_uri: Mapped[str] = mapped_column(Text)  # ClassSimilarity file
+
+
+class Job(Base):
+    """What a client asked for: the row it polls. Queue, outbox and lease in one."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "status", "created_at"), Index(None, "owner", "created_at"))
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ftjob-...
+    owner: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    status: Mapped[JobStatus] = mapped_column(String(32))
+    phase: Mapped[str] = mapped_column(String(64), default="queued")  # the finer state, in words
+    base_model: Mapped[str] = mapped_column(String(128))
+    config: Mapped[dict[str, Any]] = mapped_column(Json)  # FinetuneConfig.to_json()
+    request: Mapped[dict[str, Any]] = mapped_column(Json)  # the body as it came
+    training_file: Mapped[str] = mapped_column(Text)  # file id or dataset reference
+    validation_file: Mapped[str | None] = mapped_column(Text)
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    labels: Mapped[dict[str, str]] = mapped_column("metadata", Json, default=dict)  # the client's metadata
+    similarity_id: Mapped[str] = mapped_column(ForeignKey("similarities.id"))
+    num_steps: Mapped[int]
+    step: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime | None] = mapped_column(Moment)  # of the first run
+    finished_at: Mapped[datetime | None] = mapped_column(Moment)
+    estimated_finish_at: Mapped[datetime | None] = mapped_column(Moment)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
+    error: Mapped[dict[str, Any] | None] = mapped_column(Json)  # code, message, param
+    result: Mapped[dict[str, Any] | None] = mapped_column(Json)  # zero_shot and tuned evaluations
+    model_id: Mapped[str | None] = mapped_column(String(256))  # of the finished model
+    # the lease
+    fence: Mapped[int] = mapped_column(default=0)  # number of the last claim; every later write carries it
+    worker: Mapped[str | None] = mapped_column(String(256))
+    lease_until: Mapped[datetime | None] = mapped_column(Moment)
+    num_lost_runs: Mapped[int] = mapped_column(default=0)
+    woken_at: Mapped[datetime | None] = mapped_column(Moment)  # last wake-up sent for it
+
+
+class Run(Base):
+    """One attempt of a worker at a job."""
+
+    __tablename__ = "runs"
+    __table_args__ = (UniqueConstraint("job_id", "fence"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # run-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    fence: Mapped[int]
+    worker: Mapped[str] = mapped_column(String(256))
+    host: Mapped[str] = mapped_column(String(256))
+    device: Mapped[str] = mapped_column(String(256))
+    started_at: Mapped[datetime] = mapped_column(Moment)
+    ended_at: Mapped[datetime | None] = mapped_column(Moment)
+    outcome: Mapped[str | None] = mapped_column(String(32))  # succeeded, failed, cancelled, stopped, lost
+    log_uri: Mapped[str | None] = mapped_column(Text)
+
+
+class Event(Base):
+    """What happened to a job, in words."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    level: Mapped[str] = mapped_column(String(16))  # info, warn, error
+    type: Mapped[str] = mapped_column(String(16))  # message, metrics
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None] = mapped_column(Json)
+
+
+class Metric(Base):
+    """Numbers of one step: the values of one `Record`."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (UniqueConstraint("job_id", "step", "kind"),)
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    step: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(32))  # train, evaluation
+    values: Mapped[dict[str, Any]] = mapped_column(Json)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class Checkpoint(Base):
+    """A resume point whose files are complete in the artifact store."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ckpt-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    step: Mapped[int]
+    artifact_uri: Mapped[str] = mapped_column(Text)
+    metrics: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class Model(Base):
+    """A finished model: BMA weights and manifest in the artifact store."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(256), primary_key=True)  # ft:<base>:<owner>:<suffix>:<number>
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    base_model: Mapped[str] = mapped_column(String(128))
+    artifact_uri: Mapped[str] = mapped_column(Text)
+    manifest: Mapped[dict[str, Any]] = mapped_column(Json)
