@@ -95,6 +95,8 @@ def read_card(folder: Path, model_id: str) -> BaseModel:
     card = folder / CARD_FILE
     values: dict[str, Any] = json.loads(card.read_text()) if card.is_file() else {}
     known = {f.name for f in fields(BaseModel)} - {"id", "folder"}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
+    }
     values.setdefault("text_model", model_id)
     return BaseModel(id=model_id, folder=folder, **values)

@@ -126,7 +126,10 @@ class FinetuneConfig:
     def from_json(cls, values: Mapping[str, Any]) -> FinetuneConfig:
         """The config that `to_json` wrote; unknown fields are refused with a suggestion."""
         check_field_names(values)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields_given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fields_given)
 
 
 # The presets differ from the printed equations in these fields and in nothing else.
@@ -191,9 +194,7 @@ def make_config(
         known = sorted({*PRESETS, *base_model.presets})
         raise ConfigInvalid(f"Unknown preset {preset!r}; known: {', '.join(known)}.", param="preset")
     if algorithm not in ALGORITHMS:
-        raise ConfigInvalid(
-            f"Unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}.", param="algorithm"
-        )
+        raise ConfigInvalid(f"Unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}.", param="algorithm")
     given = {name: value for name, value in given.items() if value is not None}
     check_field_names(given)
     values: dict[str, Any] = {
@@ -202,7 +203,8 @@ def make_config(
         "templates": base_model.templates,
         "frozen_modules": base_model.frozen_modules,
     }
-    values |= PRESETS.get(preset, {}) | base_model.presets.get(preset, {}) | ALGORITHMS[algorithm] | given
+    for layer in (PRESETS.get(preset, {}), base_model.presets.get(preset, {}), ALGORITHMS[algorithm], given):
+        values.update(layer)
     values["learning_rate"] = values["learning_rate"] * learning_rate_multiplier
     named = {"base_model": base_model.id, "algorithm": algorithm, "preset": preset}
     ordered = dict(sorted(class_names.items()))
@@ -254,9 +256,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "log_every_steps": (1, 10_000_000),
     "num_loader_workers": (0, 256),
 }  # fmt: skip
-_WHOLE_NUMBERS = frozenset(
-    f.name for f in fields(FinetuneConfig) if f.type in ("int", "int | None")
-)
+_WHOLE_NUMBERS = frozenset(f.name for f in fields(FinetuneConfig) if f.type in ("int", "int | None"))
 _TRUTHS = frozenset(f.name for f in fields(FinetuneConfig) if f.type == "bool")
 
 
@@ -271,7 +271,9 @@ def _check(config: FinetuneConfig) -> None:
         _check_range(name, getattr(config, name), lowest, highest)
     low, high = config.crop_scale if len(config.crop_scale) == 2 else (0, 0)
     if not 0 < low <= high <= 1:
-        raise ConfigInvalid(f"crop_scale must be two shares 0 < low <= high <= 1, got {config.crop_scale}.", param="crop_scale")
+        raise ConfigInvalid(
+            f"crop_scale must be two shares 0 < low <= high <= 1, got {config.crop_scale}.", param="crop_scale"
+        )
     if not config.templates:
         raise ConfigInvalid("templates is empty; give at least one, such as 'a photo of a {}.'.", param="templates")
     for template in config.templates:

@@ -1,18 +1,18 @@
 """What can go wrong in the method, as a tree. Every error names the thing and what would be right.
 
-    AlignClipError
-    ├── ConfigInvalid          a hyper-parameter or option has a value that cannot be used
-    ├── BaseModelError
-    │   ├── BaseModelUnknown   no such model in the catalogue or in the models folder
-    │   ├── BaseModelNotLocal  known, but its files are not on this machine yet
-    │   └── BaseModelUnfit     its tower has no attention over patches to align
-    ├── DatasetInvalid         the folder, the names or the split cannot be trained on
-    ├── ImageRejected          the bytes are no image, or one over the limits
-    ├── LabelsInvalid          fewer than two labels, an empty one, a repeated one
-    ├── TrainingDiverged       a loss became NaN or infinite
-    ├── OutOfMemory            the device has too little memory for the batch
-    ├── ArtifactCorrupt        files of a checkpoint or model that do not fit their manifest
-    └── TrainingStopped        SIGTERM: a checkpoint is written, the run may go on from it
+AlignClipError
+├── ConfigInvalid          a hyper-parameter or option has a value that cannot be used
+├── BaseModelError
+│   ├── BaseModelUnknown   no such model in the catalogue or in the models folder
+│   ├── BaseModelNotLocal  known, but its files are not on this machine yet
+│   └── BaseModelUnfit     its tower has no attention over patches to align
+├── DatasetInvalid         the folder, the names or the split cannot be trained on
+├── ImageRejected          the bytes are no image, or one over the limits
+├── LabelsInvalid          fewer than two labels, an empty one, a repeated one
+├── TrainingDiverged       a loss became NaN or infinite
+├── OutOfMemory            the device has too little memory for the batch
+├── ArtifactCorrupt        files of a checkpoint or model that do not fit their manifest
+└── TrainingStopped        SIGTERM: a checkpoint is written, the run may go on from it
 """
 
 

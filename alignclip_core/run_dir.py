@@ -95,7 +95,9 @@ class ClassSimilarity:
             "sha256": self.sha256,
         }
         tensors = {"class_embeddings": self.class_embeddings, "cosine": self.cosine}
-        write_file(path, save({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, metadata))
+        write_file(
+            path, save({name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}, metadata)
+        )
 
     @classmethod
     def load(cls, path: Path) -> ClassSimilarity:

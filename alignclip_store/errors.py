@@ -1,13 +1,13 @@
 """What the store refuses, as a tree.
 
-    StoreError
-    ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound   no such row of this owner
-    ├── JobNotReady          asked for a result before there is one
-    ├── IllegalTransition    the job's status does not allow it
-    ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
-    ├── ArtifactMissing      a row names files that are not there
-    ├── FileInUse            a job that has not finished needs the file
-    └── LeaseLost            another run has the job: stop, write nothing
+StoreError
+├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound   no such row of this owner
+├── JobNotReady          asked for a result before there is one
+├── IllegalTransition    the job's status does not allow it
+├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
+├── ArtifactMissing      a row names files that are not there
+├── FileInUse            a job that has not finished needs the file
+└── LeaseLost            another run has the job: stop, write nothing
 """
 
 
