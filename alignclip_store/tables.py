@@ -95,6 +95,8 @@ class Job(Base):
     base_model: Mapped[str] = mapped_column(String(128))
     config: Mapped[dict[str, Any]] = mapped_column(Json)  # FinetuneConfig.to_json()
     request: Mapped[dict[str, Any]] = mapped_column(Json)  # the body as it came
+    request_sha256: Mapped[str | None] = mapped_column(String(64))  # of its bytes: a repeated POST finds its job
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))  # the client's own name for that POST
     training_file: Mapped[str] = mapped_column(Text)  # file id or dataset reference
     validation_file: Mapped[str | None] = mapped_column(Text)
     suffix: Mapped[str | None] = mapped_column(String(64))
