@@ -1,0 +1,109 @@
+import pytest
+
+from alignclip_core.dataset.layout import Sample, list_folder, read_layout
+from alignclip_core.errors import DatasetInvalid
+
+
+def test_class_folders_are_read():
+    layout = read_layout(["dog/2.jpg", "cat/1.PNG", "dog/1.jpeg"])
+    assert layout.class_names == ("cat", "dog")
+    assert layout.domains == ()
+    assert layout.samples == (Sample("cat/1.PNG", "cat"), Sample("dog/1.jpeg", "dog"), Sample("dog/2.jpg", "dog"))
+
+
+def test_domain_folders_are_read_and_a_class_may_be_absent_from_one():
+    layout = read_layout(["photo/cat/1.jpg", "photo/dog/1.jpg", "art/cat/1.jpg"])
+    assert layout.domains == ("art", "photo")
+    assert layout.class_names == ("cat", "dog")
+    assert layout.samples[0] == Sample("art/cat/1.jpg", "cat", "art")
+
+
+@pytest.mark.parametrize("top", ["pets/", "a/b/"])
+def test_a_folder_that_holds_everything_is_stripped_but_paths_stay_whole(top):
+    layout = read_layout([f"{top}cat/1.jpg", f"{top}dog/1.jpg"])
+    assert layout.class_names == ("cat", "dog")
+    assert layout.domains == ()
+    assert layout.samples[0].path == f"{top}cat/1.jpg"
+
+
+def test_a_top_folder_above_domains_is_stripped():
+    layout = read_layout(["pacs/art/cat/1.jpg", "pacs/photo/cat/1.jpg", "pacs/photo/dog/1.jpg"])
+    assert layout.domains == ("art", "photo")
+
+
+def test_hidden_files_and_archive_litter_are_ignored_and_other_files_listed():
+    layout = read_layout(
+        ["__MACOSX/cat/._1.jpg", ".git/x.png", "cat/.thumb.jpg", "cat/1.jpg", "dog/1.jpg", "labels.csv", "dog/note.txt"]
+    )
+    assert [sample.path for sample in layout.samples] == ["cat/1.jpg", "dog/1.jpg"]
+    assert layout.ignored == ("dog/note.txt", "labels.csv")
+
+
+@pytest.mark.parametrize("paths", [[], ["readme.txt"], ["cat/"], ["cat/1.tiff", "dog/1.heic"]])
+def test_no_image_at_all_is_refused(paths):
+    with pytest.raises(DatasetInvalid, match=r"no image.*class/image or domain/class/image"):
+        read_layout(paths)
+
+
+def test_one_class_only_is_named():
+    with pytest.raises(DatasetInvalid, match="one class only, 'cat'"):
+        read_layout(["cat/1.jpg", "cat/2.jpg"])
+    with pytest.raises(DatasetInvalid, match="one class only, 'cat'"):
+        read_layout(["top/cat/1.jpg", "top/cat/2.jpg"])
+
+
+def test_one_class_suffices_where_the_caller_says_so():
+    assert read_layout(["cat/1.jpg"], min_classes=1).class_names == ("cat",)
+
+
+@pytest.mark.parametrize("empty", ["bird/", "bird/readme.txt", "bird/1.tiff"])
+def test_a_class_folder_without_images_is_named(empty):
+    with pytest.raises(DatasetInvalid, match=r"'bird' holds no image .*\.jpg"):
+        read_layout(["cat/1.jpg", "dog/1.jpg", empty])
+
+
+def test_an_empty_class_folder_below_a_stripped_top_is_named():
+    with pytest.raises(DatasetInvalid, match="'bird' holds no image"):
+        read_layout(["pets/", "pets/cat/", "pets/cat/1.jpg", "pets/dog/1.jpg", "pets/bird/"])
+
+
+def test_a_class_without_images_in_any_domain_is_named():
+    with pytest.raises(DatasetInvalid, match="'art/bird' holds no image"):
+        read_layout(["photo/cat/1.jpg", "photo/dog/1.jpg", "art/cat/1.jpg", "art/bird/"])
+
+
+def test_a_class_that_is_empty_in_one_domain_but_not_in_another_is_fine():
+    assert read_layout(["photo/cat/1.jpg", "photo/dog/1.jpg", "art/cat/1.jpg", "art/dog/"]).class_names == (
+        "cat",
+        "dog",
+    )
+
+
+def test_an_empty_domain_folder_is_named():
+    with pytest.raises(DatasetInvalid, match="Domain folder 'sketch' holds no image"):
+        read_layout(["photo/cat/1.jpg", "photo/dog/1.jpg", "art/cat/1.jpg", "sketch/cat/"])
+
+
+def test_mixed_depth_names_one_path_of_each():
+    with pytest.raises(DatasetInvalid, match=r"mixed depth.*'cat/1.jpg'.*'photo/dog/1.jpg'"):
+        read_layout(["cat/1.jpg", "photo/dog/1.jpg"])
+
+
+def test_an_image_beside_the_folders_is_named():
+    with pytest.raises(DatasetInvalid, match=r"'stray.jpg' lies in no class folder"):
+        read_layout(["stray.jpg", "cat/1.jpg", "dog/1.jpg"])
+
+
+def test_folders_too_deep_are_refused():
+    with pytest.raises(DatasetInvalid, match="3 folders deep"):
+        read_layout(["a/b/cat/1.jpg", "x/b/dog/1.jpg"])
+
+
+def test_a_folder_on_disk_is_listed_with_its_empty_folders(tmp_path):
+    for folder in ("cat", "dog", "bird"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "cat" / "1.jpg").touch()
+    (tmp_path / "dog" / "1.jpg").touch()
+    assert list_folder(tmp_path) == ["bird/", "cat/1.jpg", "dog/1.jpg"]
+    with pytest.raises(DatasetInvalid, match="'bird' holds no image"):
+        read_layout(list_folder(tmp_path))
