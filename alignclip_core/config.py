@@ -129,6 +129,8 @@ class FinetuneConfig:
         fields_given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
+        # A store may give the keys back in another order; similarity matrices rely on this one.
+        fields_given["class_names"] = dict(sorted(fields_given.get("class_names", {}).items()))
         return cls(**fields_given)
 
 
