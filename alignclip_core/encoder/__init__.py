@@ -1,0 +1,25 @@
+"""open_clip models as this project runs them; nothing outside this package knows open_clip's insides.
+
+image_tower.py   ImageEncoder: the image tower with the D-V branch beside it
+text_tower.py    TextEncoder: strings to text features, frozen
+build.py         a base model's folder -> towers
+starter.py       how the packaged starter differs from an open_clip model
+pull.py          a hub -> a base model's folder
+"""
+
+from alignclip_core.encoder.build import ClipModel, build_image_encoder, build_model, build_text_encoder
+from alignclip_core.encoder.image_tower import AlignedFeatures, ImageEncoder, Preprocessing
+from alignclip_core.encoder.pull import pull_model
+from alignclip_core.encoder.text_tower import TextEncoder
+
+__all__ = [
+    "AlignedFeatures",
+    "ClipModel",
+    "ImageEncoder",
+    "Preprocessing",
+    "TextEncoder",
+    "build_image_encoder",
+    "build_model",
+    "build_text_encoder",
+    "pull_model",
+]

@@ -1,0 +1,258 @@
+"""The image tower, run block by block, so that one pass gives image features, attention over patches and D-V branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.errors import BaseModelUnfit, ConfigInvalid
+from alignclip_core.method.attention import CLASS_TOKEN, cls_attention, dv_attention, mean_over_layers
+
+NUM_DV_BLOCKS = 6  # CLIP Surgery's dual path covers the last six blocks; the paper names no start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a picture becomes the tower's input: fields of open_clip's preprocess_cfg."""
+
+    image_size: int  # pixels, height and width
+    mean: tuple[float, ...]  # per channel, on a scale of 0 to 1
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"  # or bilinear
+    resize_mode: str = "shortest"  # short side to image_size, then centre crop; or squash, longest
+
+
+class AlignedFeatures(NamedTuple):
+    """One pass through the tower. None: the config's losses do not read it, and it was not computed. All fp32."""
+
+    image_features: Float[Tensor, "batch dim"]  # unit length
+    log_cls_attention: Float[Tensor, "batch patches"] | None = None  # log A_c of eq 3
+    patch_features: Float[Tensor, "batch patches dim"] | None = None  # unit length, for G of eq 4
+    dv_patch_features: Float[Tensor, "batch patches dim"] | None = None  # unit length, no gradient, for G* of eq 6
+
+
+class _BlockOutput(NamedTuple):
+    tokens: Tensor  # [batch, tokens, width]
+    query: Tensor  # [batch, heads, tokens, head_dim], and so key and value
+    key: Tensor
+    value: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """An open_clip image tower. Its state dict has open_clip's own names (`visual.…`).
+
+    Always in evaluation mode, in training too, as the method trains: batch statistics stay, nothing is dropped out.
+    """
+
+    supports_alignment = True  # every tower that can be built has a class token that attends to patches
+
+    def __init__(self, visual: nn.Module, *, logit_scale: float, preprocess: Preprocessing) -> None:
+        """Raises `BaseModelUnfit` for a tower that is no plain vision transformer."""
+        super().__init__()
+        self.visual: Any = _fitting(visual)
+        self.logit_scale = logit_scale  # 1/τ of the checkpoint
+        self.preprocess = preprocess
+        self._fixed = {name for name, value in self.named_parameters() if not value.requires_grad}
+        self.eval()
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        return super().train(False)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.visual.transformer.resblocks)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """Image features of unit length, fp32; equal to open_clip's `encode_image(images, normalize=True)`."""
+        tokens = self._embed(images)
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
+            tokens = _run_block(block, tokens).tokens
+        tokens = _run_block(last, tokens, class_token_only=self._pools_class_token).tokens
+        return self._image_features(self._project(tokens))
+
+    def forward_aligned(self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig) -> AlignedFeatures:
+        """Everything that the config's losses read. Raises `ConfigInvalid` for blocks that the tower doesn't have."""
+        needs_attention = bool(config.layer_alignment_weight)
+        needs_similarity = bool(config.similarity_alignment_weight) and config.attention_target == "dv"
+        if not (needs_attention or needs_similarity):
+            return AlignedFeatures(self.forward(images))
+        needs_dv = config.attention_target == "dv"
+        needs_patches = needs_similarity or not needs_dv
+        num_aligned_layers = self._num_aligned_layers(config) if needs_attention else 0
+        dv_start = self._dv_start(config) if needs_dv else self.num_blocks
+
+        tokens = self._embed(images)
+        dv_tokens = tokens
+        log_attention = []
+        for index, block in enumerate(self.visual.transformer.resblocks):
+            is_last = index == self.num_blocks - 1
+            if index == dv_start:
+                dv_tokens = tokens.detach()
+            output = _run_block(
+                block, tokens, class_token_only=is_last and self._pools_class_token and not needs_patches
+            )
+            tokens = output.tokens
+            if index < num_aligned_layers:
+                log_attention.append(
+                    cls_attention(
+                        output.query[:, :, CLASS_TOKEN], output.key, over_patches=config.attention_over_patches
+                    )
+                )
+            if index >= dv_start:
+                # After the main stream: under autocast the first use of a weight caches its bf16 copy, and a copy
+                # made here, without gradient, would cut the main stream's gradient off.
+                dv_tokens = _run_dv_block(block, dv_tokens, output, config)
+
+        projected = self._project(tokens)
+        return AlignedFeatures(
+            image_features=self._image_features(projected),
+            log_cls_attention=mean_over_layers(log_attention) if log_attention else None,
+            patch_features=_unit_length(_patches(projected)) if needs_patches else None,
+            dv_patch_features=self._dv_patch_features(dv_tokens) if needs_dv else None,
+        )
+
+    def train_all_but(self, frozen_modules: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+        """Freeze the modules or parameters of these names, train the rest; returns the rest by state-dict name.
+
+        Names are those inside the tower (`conv1.trunk`), with or without `visual.` before them. Parameters that
+        open_clip itself keeps fixed (sine-cosine positions) stay so. Raises `ConfigInvalid` when a name fits nothing.
+        """
+        prefixes = tuple(name.removeprefix("visual.") for name in frozen_modules)
+        names = [name.removeprefix("visual.") for name, _ in self.named_parameters()]
+        for prefix in prefixes:
+            if not any(_is_inside(name, prefix) for name in names):
+                raise ConfigInvalid(
+                    f"frozen_modules names {prefix!r}, which the image tower doesn't have; it has "
+                    f"{', '.join(sorted({name.split('.')[0] for name in names}))}.",
+                    param="frozen_modules",
+                )
+        for name, parameter in self.named_parameters():
+            is_frozen = any(_is_inside(name.removeprefix("visual."), prefix) for prefix in prefixes)
+            parameter.requires_grad_(not is_frozen and name not in self._fixed)
+        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        if not trained:
+            raise ConfigInvalid("frozen_modules leaves nothing to train.", param="frozen_modules")
+        return trained
+
+    @property
+    def _pools_class_token(self) -> bool:
+        return bool(self.visual.pool_type == "tok")
+
+    def _num_aligned_layers(self, config: FinetuneConfig) -> int:
+        if config.num_aligned_layers > self.num_blocks:
+            raise ConfigInvalid(
+                f"num_aligned_layers is {config.num_aligned_layers}; the image tower has {self.num_blocks} blocks.",
+                param="num_aligned_layers",
+            )
+        return config.num_aligned_layers
+
+    def _dv_start(self, config: FinetuneConfig) -> int:
+        if config.dv_start_block is None:
+            return max(self.num_blocks - NUM_DV_BLOCKS, 0)
+        if config.dv_start_block >= self.num_blocks:
+            raise ConfigInvalid(
+                f"dv_start_block is {config.dv_start_block}; the image tower has blocks 0 to {self.num_blocks - 1}.",
+                param="dv_start_block",
+            )
+        return config.dv_start_block
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.visual._embeds(images)  # type: ignore[no-any-return]
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Tokens in the space of the text features, before they get unit length."""
+        return self.visual.ln_post(tokens) @ self.visual.proj  # type: ignore[no-any-return]
+
+    def _image_features(self, projected: Tensor) -> Tensor:
+        pooled = projected[:, CLASS_TOKEN] if self._pools_class_token else _patches(projected).mean(dim=1)
+        return _unit_length(pooled)
+
+    @torch.no_grad()
+    def _dv_patch_features(self, dv_tokens: Tensor) -> Tensor:
+        return _unit_length(self._project(_patches(dv_tokens)))
+
+
+def _run_block(block: Any, tokens: Tensor, *, class_token_only: bool = False) -> _BlockOutput:
+    """What open_clip's ResidualAttentionBlock does, with query, key and value in sight.
+
+    `class_token_only`: the class token's row alone, which is all that the last block must give for its features.
+    """
+    normed = block.ln_1(tokens)
+    query, key, value = _project_heads(block.attn, normed, class_token_only)
+    if class_token_only:
+        tokens = tokens[:, : CLASS_TOKEN + 1]
+    attended = F.scaled_dot_product_attention(query, key, value)
+    tokens = tokens + block.ls_1(block.attn.out_proj(_merge_heads(attended)))
+    tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    return _BlockOutput(tokens, query, key, value)
+
+
+@torch.no_grad()
+def _run_dv_block(block: Any, dv_tokens: Tensor, main: _BlockOutput, config: FinetuneConfig) -> Tensor:
+    """CLIP Surgery's dual path: attention from the main stream's projections, residual kept, no MLP by default."""
+    attended = dv_attention(main.query, main.key, main.value, config.dv_structure)
+    dv_tokens = dv_tokens + block.ls_1(block.attn.out_proj(_merge_heads(attended)))
+    return dv_tokens + block.ls_2(block.mlp(block.ln_2(dv_tokens))) if config.dv_mlp else dv_tokens
+
+
+def _project_heads(
+    attention: nn.MultiheadAttention, normed: Tensor, class_token_only: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, each [batch, heads, tokens, head_dim]."""
+    weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.embed_dim
+    if not class_token_only:
+        projected = F.linear(normed, weight, bias).chunk(3, dim=-1)
+    else:
+        class_token = normed[:, : CLASS_TOKEN + 1]
+        query = F.linear(class_token, weight[:width], bias[:width])
+        projected = (query, *F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
+    query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected)
+    return query, key, value
+
+
+def _merge_heads(attended: Tensor) -> Tensor:
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _patches(tokens: Tensor) -> Tensor:
+    return tokens[:, CLASS_TOKEN + 1 :]
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)
+
+
+def _is_inside(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _fitting(visual: nn.Module) -> VisionTransformer:
+    if not isinstance(visual, VisionTransformer):
+        raise BaseModelUnfit(
+            f"The image tower is a {type(visual).__name__}; AlignCLIP needs open_clip's VisionTransformer, "
+            "whose class token attends to patches."
+        )
+    reasons = {
+        "pools by attention": visual.attn_pool is not None,
+        "normalises after pooling": visual.final_ln_after_pool,
+        f"has pool_type {visual.pool_type!r}": visual.pool_type not in ("tok", "avg"),
+        "has attention blocks of a special type": not all(
+            isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise BaseModelUnfit(
+                f"The image tower {reason}; AlignCLIP needs plain blocks, then layer norm, then the class token "
+                "or the mean of the patches ('tok' or 'avg')."
+            )
+    return visual

@@ -1,0 +1,62 @@
+"""A model of a hub, fetched by open_clip, as a base model's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+from safetensors.torch import save_file
+from torch import nn
+
+from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, BaseModel
+from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
+
+
+def pull_model(model: BaseModel, models_dir: Path, on_progress: Callable[[str], None] | None = None) -> Path:
+    """Fetch a model by its card's `architecture` and `pretrained` and write it to `models_dir/<id>`; that folder.
+
+    Written aside and renamed, so a folder of that name is complete; one that exists is returned as it is. `pretrained`
+    is a tag of open_clip's or the path of a checkpoint. Raises `BaseModelUnknown` when the card names no source and
+    `BaseModelNotLocal` when it cannot be fetched.
+    """
+    report = on_progress or (lambda message: None)
+    folder = models_dir / model.id
+    if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        report(f"{model.id} is already here: {folder}")
+        return folder
+    if model.architecture is None or model.pretrained is None:
+        raise BaseModelUnknown(f"The card of {model.id!r} names no architecture and weights to fetch.", param="model")
+
+    report(f"Fetching {model.architecture}, {model.pretrained}")
+    try:
+        clip, _, _ = open_clip.create_model_and_transforms(model.architecture, pretrained=model.pretrained)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BaseModelNotLocal(f"{model.id} could not be fetched: {error}", param="model") from error
+
+    report(f"Writing {folder}")
+    aside = models_dir / f".{model.id}.{os.getpid()}.part"
+    aside.mkdir(parents=True)
+    try:
+        write_folder(clip, model.architecture, aside)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def write_folder(clip: nn.Module, architecture: str, folder: Path) -> None:
+    """Write a model of open_clip in its own hub layout: configuration with the QuickGELU flag, weights, tokenizer."""
+    config = open_clip.get_model_config(architecture)
+    preprocess = {
+        name: clip.visual.preprocess_cfg[name]  # type: ignore[index, union-attr]
+        for name in ("mean", "std", "interpolation", "resize_mode")
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2))
+    save_file({name: value.contiguous() for name, value in clip.state_dict().items()}, folder / WEIGHTS_FILE)
+    if config["text_cfg"].get("hf_model_name"):
+        clip.text.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+        open_clip.get_tokenizer(architecture).save_pretrained(folder)
