@@ -1,7 +1,9 @@
 """What the store refuses, as a tree.
 
 StoreError
-├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound   no such row of this owner
+├── RowNotFound          no such row of this owner
+│   ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound
+│   └── EventNotFound, CheckpointNotFound    also for an unknown `after` of a list
 ├── JobNotReady          asked for a result before there is one
 ├── IllegalTransition    the job's status does not allow it
 ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
@@ -22,20 +24,32 @@ class StoreError(Exception):
         self.param = param
 
 
-class JobNotFound(StoreError):
+class RowNotFound(StoreError):
+    code = "not_found"
+
+
+class JobNotFound(RowNotFound):
     code = "job_not_found"
 
 
-class FileNotFound(StoreError):
+class FileNotFound(RowNotFound):
     code = "file_not_found"
 
 
-class ModelNotFound(StoreError):
+class ModelNotFound(RowNotFound):
     code = "model_not_found"
 
 
-class SimilarityNotFound(StoreError):
+class SimilarityNotFound(RowNotFound):
     code = "similarity_not_found"
+
+
+class EventNotFound(RowNotFound):
+    code = "event_not_found"
+
+
+class CheckpointNotFound(RowNotFound):
+    code = "checkpoint_not_found"
 
 
 class JobNotReady(StoreError):

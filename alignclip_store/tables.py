@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,21 +23,65 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
 from alignclip_store.job_status import JobStatus
 
-Json = JSON().with_variant(JSONB(), "postgresql")
 Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only INTEGER keys
 
 
 class Moment(TypeDecorator[datetime]):
-    """An aware UTC time on both databases (SQLite forgets the zone)."""
+    """An aware UTC time on both databases (SQLite forgets the zone, PostgreSQL answers in its own)."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; wanted an aware time, e.g. database_now(session).")
+        return value.astimezone(UTC) if value is not None else None
+
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Words(TypeDecorator[str]):
+    """Text that people wrote, without the few characters that PostgreSQL cannot store."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return _storable(value) if value is not None else None
+
+
+class Json(TypeDecorator[Any]):
+    """Plain JSON on both databases: NaN and infinities become null, as PostgreSQL and other readers want it."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        none_as_null = JSON(none_as_null=True)
+        return dialect.type_descriptor(JSONB(none_as_null=True) if dialect.name == "postgresql" else none_as_null)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return _storable(value)
+
+
+def _storable(value: Any) -> Any:
+    """The value with NUL and lone surrogates replaced, and floats that JSON lacks as None."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_storable(str(key)): _storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    return value
 
 
 class Base(DeclarativeBase):
@@ -58,7 +104,7 @@ class File(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)  # file-...
     owner: Mapped[str] = mapped_column(String(64), index=True)
     created_at: Mapped[datetime] = mapped_column(Moment)
-    filename: Mapped[str] = mapped_column(String(512))
+    filename: Mapped[str] = mapped_column(Words)
     purpose: Mapped[str] = mapped_column(String(64))
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
@@ -110,7 +156,7 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)  # code, message, param
     result: Mapped[dict[str, Any] | None] = mapped_column(Json)  # zero_shot and tuned evaluations
-    model_id: Mapped[str | None] = mapped_column(String(256))  # of the finished model
+    model_id: Mapped[str | None] = mapped_column(String(320))  # of the finished model
     # the lease
     fence: Mapped[int] = mapped_column(default=0)  # number of the last claim; every later write carries it
     worker: Mapped[str | None] = mapped_column(String(256))
@@ -150,7 +196,7 @@ class Event(Base):
     created_at: Mapped[datetime] = mapped_column(Moment)
     level: Mapped[str] = mapped_column(String(16))  # info, warn, error
     type: Mapped[str] = mapped_column(String(16))  # message, metrics
-    message: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Words)
     data: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
@@ -189,7 +235,7 @@ class Model(Base):
 
     __tablename__ = "models"
 
-    id: Mapped[str] = mapped_column(String(256), primary_key=True)  # ft:<base>:<owner>:<suffix>:<number>
+    id: Mapped[str] = mapped_column(String(320), primary_key=True)  # ids.model_id
     owner: Mapped[str] = mapped_column(String(64), index=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(Moment)

@@ -1,0 +1,52 @@
+"""Finished models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from alignclip_store.database import database_now
+from alignclip_store.errors import ModelNotFound
+from alignclip_store.ids import model_id
+from alignclip_store.tables import Job, Model
+
+
+def create_model(session: Session, job: Job, *, artifact_uri: str, manifest: Mapping[str, Any]) -> Model:
+    """The model that the job made, of the job's owner."""
+    model = Model(
+        id=model_id(job.base_model, job.owner, job.suffix, job.id),
+        owner=job.owner,
+        job_id=job.id,
+        created_at=database_now(session),
+        base_model=job.base_model,
+        artifact_uri=artifact_uri,
+        manifest=dict(manifest),
+    )
+    session.add(model)
+    session.flush()
+    return model
+
+
+def get_model(session: Session, owner: str, model_id: str) -> Model:
+    """The owner's model. Raises `ModelNotFound`, also for another owner's."""
+    model = session.scalar(select(Model).where(Model.id == model_id, Model.owner == owner))
+    if model is None:
+        raise ModelNotFound(f"No model {model_id!r}.", param="model")
+    return model
+
+
+def list_models(session: Session, owner: str) -> list[Model]:
+    """All models of the owner, newest first."""
+    statement = select(Model).where(Model.owner == owner).order_by(Model.created_at.desc(), Model.id.desc())
+    return list(session.scalars(statement))
+
+
+def delete_model(session: Session, owner: str, model_id: str) -> Model:
+    """Remove the row and return it, so that the caller can delete its files after the commit."""
+    model = get_model(session, owner, model_id)
+    session.delete(model)
+    session.flush()
+    return model

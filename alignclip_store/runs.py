@@ -1,0 +1,254 @@
+"""What a worker writes: it claims a job, and every later write carries the fence of its claim.
+
+A write whose fence is not the job's raises `LeaseLost`: the reaper gave the job up, another run may have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from alignclip_store import events
+from alignclip_store.claims import (
+    Claim,
+    WorkerIdentity,
+    claimed_job,
+    end_run,
+    lock_claimed_job,
+    move_claimed_job,
+    update_claimed_job,
+)
+from alignclip_store.database import database_now
+from alignclip_store.errors import CheckpointNotFound
+from alignclip_store.events import EventType, Level
+from alignclip_store.ids import new_id
+from alignclip_store.job_status import JobStatus
+from alignclip_store.models import create_model
+from alignclip_store.progress import estimate_finish
+from alignclip_store.stale import ENDED, WAITING, jobs_to_wake, reap
+from alignclip_store.tables import Checkpoint, Job, Metric, Run
+from alignclip_store.upsert import insert_or_replace
+
+__all__ = [
+    "Claim", "NewModel", "Outcome", "WorkerIdentity", "claim_next", "claimed_job", "finish", "forget_checkpoint",
+    "heartbeat", "jobs_to_wake", "latest_checkpoint", "reap", "record_checkpoint", "record_event", "record_log",
+    "record_metrics", "record_phase", "release", "start_training",
+]  # fmt: skip
+
+Outcome = Literal["succeeded", "failed", "cancelled"]
+
+ENDINGS: Mapping[str, str] = {
+    "succeeded": "The job has successfully completed.",
+    "cancelled": "The job has been cancelled.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModel:
+    """A finished model whose files are complete in the artifact store."""
+
+    artifact_uri: str
+    manifest: Mapping[str, Any]
+
+
+def claim_next(session: Session, identity: WorkerIdentity, lease_seconds: float) -> Claim | None:
+    """Claim the oldest queued job under a new fence; None when nothing is queued. Of many callers one gets it."""
+    now = database_now(session)
+    oldest = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED)
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the transaction holds the only write lock
+        .scalar_subquery()
+    )
+    job = session.scalar(
+        update(Job)
+        .where(Job.id == oldest, Job.status == JobStatus.QUEUED)
+        .values(
+            status=JobStatus.VALIDATING_FILES,
+            phase=JobStatus.VALIDATING_FILES,
+            fence=Job.fence + 1,
+            worker=identity.name,
+            lease_until=now + timedelta(seconds=lease_seconds),
+            started_at=func.coalesce(Job.started_at, now),
+        )
+        .returning(Job)
+        .execution_options(populate_existing=True, synchronize_session=False)
+    )
+    if job is None:
+        return None
+    run = Run(
+        id=new_id("run"),
+        owner=job.owner,
+        job_id=job.id,
+        fence=job.fence,
+        worker=identity.name,
+        host=identity.host,
+        device=identity.device,
+        started_at=now,
+    )
+    session.add(run)
+    claim = Claim(job_id=job.id, owner=job.owner, fence=job.fence, run_id=run.id)
+    session.flush()
+    _say(session, claim, "info", f"Validating files (run {job.fence}).", data={"run": run.id, "worker": identity.name})
+    return claim
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> bool:
+    """Renew the lease; whether the owner wants the job cancelled."""
+    lease_until = database_now(session) + timedelta(seconds=lease_seconds)
+    return update_claimed_job(session, claim, lease_until=lease_until).cancel_requested_at is not None
+
+
+def start_training(session: Session, claim: Claim) -> None:
+    """The files are good and the trainer is about to start."""
+    move_claimed_job(session, claim, JobStatus.RUNNING, phase="starting")
+    _say(session, claim, "info", "Files validated. The fine-tuning job has started.")
+
+
+def record_phase(session: Session, claim: Claim, phase: str) -> None:
+    """The finer state, in a word of the trainer's."""
+    update_claimed_job(session, claim, phase=phase)
+
+
+def record_event(
+    session: Session,
+    claim: Claim,
+    level: Level,
+    message: str,
+    type: EventType = "message",
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Add to the job's log."""
+    lock_claimed_job(session, claim)
+    _say(session, claim, level, message, type, data)
+
+
+def record_log(session: Session, claim: Claim, log_uri: str) -> None:
+    """Where the run's log is kept."""
+    lock_claimed_job(session, claim)
+    session.execute(update(Run).where(Run.id == claim.run_id).values(log_uri=log_uri))
+
+
+def record_metrics(session: Session, claim: Claim, records: Sequence[Mapping[str, Any]]) -> None:
+    """Store records {"step", "kind", "values"}; the same step and kind again, after a resume, replaces the former.
+
+    The last `train` record sets the job's step and, by the measured speed, its estimated finish.
+    """
+    job = lock_claimed_job(session, claim)
+    now = database_now(session)
+    rows = {
+        (record["step"], record["kind"]): {
+            "owner": claim.owner,
+            "job_id": claim.job_id,
+            "step": record["step"],
+            "kind": record["kind"],
+            "values": dict(record["values"]),
+            "created_at": now,
+        }
+        for record in records
+    }
+    if not rows:
+        return
+    replaced = ("values", "created_at")
+    session.execute(
+        insert_or_replace(session, Metric, unique=("job_id", "step", "kind"), replaced=replaced), list(rows.values())
+    )
+    steps = [step for step, kind in rows if kind == "train"]
+    if steps:
+        job.step = steps[-1]
+        job.estimated_finish_at = estimate_finish(session, job, claim.run_id, now)
+        session.flush()
+
+
+def record_checkpoint(
+    session: Session, claim: Claim, *, step: int, artifact_uri: str, metrics: Mapping[str, Any]
+) -> Checkpoint:
+    """A resume point whose files are complete; of the same step again, after a resume, it replaces the former."""
+    lock_claimed_job(session, claim)
+    statement = select(Checkpoint).where(Checkpoint.job_id == claim.job_id, Checkpoint.step == step)
+    checkpoint = session.scalar(statement)
+    if checkpoint is None:
+        checkpoint = Checkpoint(id=new_id("ckpt"), owner=claim.owner, job_id=claim.job_id, step=step)
+        session.add(checkpoint)
+    checkpoint.created_at = database_now(session)
+    checkpoint.artifact_uri = artifact_uri
+    checkpoint.metrics = dict(metrics)
+    session.flush()
+    _say(session, claim, "info", f"Checkpoint created at step {step}.", data={"step": step, "id": checkpoint.id})
+    return checkpoint
+
+
+def forget_checkpoint(session: Session, claim: Claim, checkpoint_id: str) -> Checkpoint:
+    """Remove the row and return it, so that the caller can delete its files after the commit."""
+    lock_claimed_job(session, claim)
+    statement = select(Checkpoint).where(Checkpoint.job_id == claim.job_id, Checkpoint.id == checkpoint_id)
+    checkpoint = session.scalar(statement)
+    if checkpoint is None:
+        raise CheckpointNotFound(f"Job {claim.job_id!r} has no checkpoint {checkpoint_id!r}.")
+    session.delete(checkpoint)
+    session.flush()
+    return checkpoint
+
+
+def latest_checkpoint(session: Session, claim: Claim) -> Checkpoint | None:
+    """The resume point with the most steps."""
+    statement = select(Checkpoint).where(Checkpoint.job_id == claim.job_id).order_by(Checkpoint.step.desc()).limit(1)
+    return session.scalar(statement)
+
+
+def finish(
+    session: Session,
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    error: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
+    model: NewModel | None = None,
+) -> Job:
+    """End the job and its run. `error` {"code", "message", "param"} belongs to `failed`, `model` to `succeeded`."""
+    if (error is not None) != (outcome == "failed") or (model is not None and outcome != "succeeded"):
+        raise ValueError(f"Outcome {outcome!r} with error={error!r} and model={model!r}: an error belongs to failed.")
+    now = database_now(session)
+    job = move_claimed_job(session, claim, JobStatus(outcome), phase=outcome, finished_at=now, **ENDED)
+    job.error = dict(error) if error is not None else None
+    job.result = dict(result) if result is not None else None
+    if model is not None:
+        job.model_id = create_model(session, job, artifact_uri=model.artifact_uri, manifest=model.manifest).id
+        _say(session, claim, "info", f"New fine-tuned model created: {job.model_id}")
+    end_run(session, claim.run_id, outcome, now)
+    if error is not None:
+        _say(session, claim, "error", str(error["message"]), data={"code": error["code"]})
+    else:
+        _say(session, claim, "info", ENDINGS[outcome])
+    return job
+
+
+def release(session: Session, claim: Claim) -> Job:
+    """Give the job back to the queue, as a worker does that must stop; no lost run is charged.
+
+    A job that its owner wants cancelled is cancelled instead.
+    """
+    if lock_claimed_job(session, claim).cancel_requested_at is not None:
+        return finish(session, claim, "cancelled")
+    job = move_claimed_job(session, claim, JobStatus.QUEUED, **WAITING)
+    end_run(session, claim.run_id, "stopped", database_now(session))
+    _say(session, claim, "info", "The worker is stopping; the job waits for another one and goes on from there.")
+    return job
+
+
+def _say(
+    session: Session,
+    claim: Claim,
+    level: Level,
+    message: str,
+    type: EventType = "message",
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    events.record_event(session, claim.owner, claim.job_id, level, message, type, data)
