@@ -1,0 +1,187 @@
+"""Files that are kept for a job: in a local folder, or in what else fsspec reaches, such as s3://.
+
+An artifact's URI names its place below the store (`artifact:jobs/ftjob-1/model`), not the store: artifacts may move,
+from a folder to a bucket for example, and the rows that name them stay true.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from alignclip_store.errors import ArtifactMissing
+
+SCHEME = "artifact:"
+LISTING = ".files.json"  # names and sizes of a folder's files; written last, so that its presence means complete
+
+
+class ArtifactStore:
+    """Puts and fetches files and folders whole: what can be fetched is complete."""
+
+    def __init__(self, location: str) -> None:
+        """`location`: a folder or an fsspec URL. Credentials come from the environment, as the backend reads them."""
+        self._fs, root = url_to_fs(location)
+        self._root = str(root).rstrip("/")
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+
+    def put_file(self, local: Path, key: str) -> str:
+        """Store a file under the key, in place of what is there; its URI."""
+        path = self._path(key)
+        with self._aside(path) as aside:
+            self._fs.put_file(str(local), aside)
+        return SCHEME + key
+
+    def put_folder(self, local: Path, key: str) -> str:
+        """Store a folder with all files in it under the key, in place of what is there; its URI."""
+        path = self._path(key)
+        sizes = {
+            str(file.relative_to(local)): file.stat().st_size for file in sorted(local.rglob("*")) if file.is_file()
+        }
+        if not self._is_local:
+            self.delete(SCHEME + key)  # its listing first: half of the old and half of the new is never complete
+        with self._aside(path) as aside:
+            for name in sizes:
+                self._fs.makedirs(f"{aside}/{name}".rpartition("/")[0], exist_ok=True)
+                self._fs.put_file(str(local / name), f"{aside}/{name}")
+            self._fs.makedirs(aside, exist_ok=True)
+            self._fs.pipe_file(f"{aside}/{LISTING}", json.dumps(sizes).encode())
+        return SCHEME + key
+
+    def fetch_file(self, uri: str, local: Path) -> Path:
+        """Copy a file to the path `local`. Raises `ArtifactMissing`."""
+        path = self._path_of(uri)
+        with _renamed_when_complete(local) as aside:
+            self._get(path, aside, self._size(path, uri), uri)
+        return local
+
+    def fetch_folder(self, uri: str, local: Path) -> Path:
+        """Copy a folder to the path `local`, where nothing may be yet. Raises `ArtifactMissing`."""
+        path = self._path_of(uri)
+        sizes = self._listing(path, uri)
+        with _renamed_when_complete(local) as aside:
+            aside.mkdir()
+            for name, size in sizes.items():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                self._get(f"{path}/{name}", aside / name, size, uri)
+        return local
+
+    def open(self, uri: str) -> IO[bytes]:
+        """A file, or `<uri of a folder>/<name>`, for reading; it can seek. Raises `ArtifactMissing`."""
+        try:
+            opened: IO[bytes] = self._fs.open(self._path_of(uri), "rb")
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise _missing(uri) from error
+        return opened
+
+    def local_path(self, uri: str) -> Path | None:
+        """Where the artifact lies on this machine, to be read without a copy; None when it lies elsewhere."""
+        path = self._path_of(uri)
+        if not self._is_local:
+            return None
+        if not Path(path).exists():
+            raise _missing(uri)
+        return Path(path)
+
+    def delete(self, uri: str) -> None:
+        """Remove a file or a folder; nothing happens when it is not there."""
+        path = self._path_of(uri)
+        try:
+            if self._fs.exists(f"{path}/{LISTING}"):
+                self._fs.rm_file(f"{path}/{LISTING}")
+            self._fs.rm(path, recursive=True)
+        except FileNotFoundError:
+            return
+
+    def _path(self, key: str) -> str:
+        parts = key.split("/")
+        if not all(parts) or {".", ".."} & set(parts) or "\0" in key or "\\" in key:
+            raise ValueError(f"{key!r} is no artifact key; wanted names with / between them, such as jobs/a/model.")
+        return f"{self._root}/{key}"
+
+    def _path_of(self, uri: str) -> str:
+        if not uri.startswith(SCHEME):
+            raise ValueError(f"{uri!r} is no artifact URI; wanted {SCHEME}key.")
+        return self._path(uri.removeprefix(SCHEME))
+
+    @contextmanager
+    def _aside(self, path: str) -> Iterator[str]:
+        """Where to write what `path` shall be. An object store shows an object only when it is whole."""
+        if not self._is_local:
+            yield path
+            return
+        with _renamed_when_complete(Path(path)) as aside:
+            yield str(aside)
+            _sync(aside)
+
+    def _listing(self, path: str, uri: str) -> dict[str, int]:
+        try:
+            sizes: dict[str, int] = json.loads(self._fs.cat_file(f"{path}/{LISTING}"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(uri) from error
+        return sizes
+
+    def _size(self, path: str, uri: str) -> int:
+        try:
+            info: dict[str, Any] = self._fs.info(path)
+        except FileNotFoundError as error:
+            raise _missing(uri) from error
+        if info["type"] != "file":
+            raise ArtifactMissing(f"{uri} is a folder, wanted a file.")
+        return int(info["size"])
+
+    def _get(self, path: str, local: Path, size: int, uri: str) -> None:
+        try:
+            self._fs.get_file(path, str(local))
+        except FileNotFoundError as error:
+            raise _missing(uri) from error
+        if local.stat().st_size != size:
+            name = PurePosixPath(path).name
+            raise ArtifactMissing(f"{name} of {uri} has {local.stat().st_size} bytes, wanted {size}.")
+
+
+@contextmanager
+def _renamed_when_complete(path: Path) -> Iterator[Path]:
+    """A path beside `path` that takes its place when the block ends, and is removed when it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+    try:
+        yield aside
+        if path.is_dir() and aside.is_dir():  # a folder cannot be renamed over another
+            old = aside.with_suffix(".old")
+            path.rename(old)
+            aside.rename(path)
+            shutil.rmtree(old)
+        else:
+            aside.replace(path)
+    finally:
+        _remove(aside)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has the file, or every file of the folder: a row will say that they are there."""
+    for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _missing(uri: str) -> ArtifactMissing:
+    return ArtifactMissing(f"The files of {uri} are not there, or not complete.")
