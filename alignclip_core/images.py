@@ -25,6 +25,17 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a picture becomes a tower's input: fields of open_clip's preprocess_cfg."""
+
+    image_size: int  # pixels, height and width
+    mean: tuple[float, ...]  # per channel, on a scale of 0 to 1
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"  # or bilinear
+    resize_mode: str = "shortest"  # short side to image_size, then centre crop; or squash, longest
+
+
 def decode_image(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """The first frame as RGB: turned upright as its EXIF says, transparency laid on white.
 

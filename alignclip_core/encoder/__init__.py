@@ -8,9 +8,10 @@ pull.py          a hub -> a base model's folder
 """
 
 from alignclip_core.encoder.build import ClipModel, build_image_encoder, build_model, build_text_encoder
-from alignclip_core.encoder.image_tower import AlignedFeatures, ImageEncoder, Preprocessing
+from alignclip_core.encoder.image_tower import AlignedFeatures, ImageEncoder
 from alignclip_core.encoder.pull import pull_model
 from alignclip_core.encoder.text_tower import TextEncoder
+from alignclip_core.images import Preprocessing
 
 __all__ = [
     "AlignedFeatures",

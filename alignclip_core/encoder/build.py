@@ -16,10 +16,11 @@ from torch import nn
 
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel
 from alignclip_core.encoder import starter
-from alignclip_core.encoder.image_tower import ImageEncoder, Preprocessing
+from alignclip_core.encoder.image_tower import ImageEncoder
 from alignclip_core.encoder.text_tower import TextEncoder, Tokenizer, hugging_face_tokenizer
 from alignclip_core.encoder.weights import fill, read_weights
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit
+from alignclip_core.images import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,20 +13,10 @@ from torch.nn import functional as F
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.errors import BaseModelUnfit, ConfigInvalid
+from alignclip_core.images import Preprocessing
 from alignclip_core.method.attention import CLASS_TOKEN, cls_attention, dv_attention, mean_over_layers
 
 NUM_DV_BLOCKS = 6  # CLIP Surgery's dual path covers the last six blocks; the paper names no start
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How a picture becomes the tower's input: fields of open_clip's preprocess_cfg."""
-
-    image_size: int  # pixels, height and width
-    mean: tuple[float, ...]  # per channel, on a scale of 0 to 1
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"  # or bilinear
-    resize_mode: str = "shortest"  # short side to image_size, then centre crop; or squash, longest
 
 
 class AlignedFeatures(NamedTuple):

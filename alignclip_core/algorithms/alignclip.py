@@ -1,0 +1,68 @@
+"""AlignCLIP, and every baseline that it becomes when the config switches its terms off."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.encoder import ImageEncoder
+from alignclip_core.method.losses import Losses, total_loss
+from alignclip_core.method.similarity import normalised_similarity, smoothed_targets, uniform_similarity
+from alignclip_core.run_dir import ClassSimilarity
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass gives the trainer."""
+
+    losses: Losses
+    num_correct: Int[Tensor, ""]  # images whose likeliest class is their own
+
+
+class AlignClip(nn.Module):
+    """Image tower and losses in one module, so that one `forward` is all that a wrapper (DDP) has to see."""
+
+    class_embeddings: Tensor
+    similarity: Tensor
+
+    def __init__(self, encoder: ImageEncoder, similarity: ClassSimilarity, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+        self.logit_scale = config.logit_scale or encoder.logit_scale
+        trained = [row for row, name in enumerate(config.class_names) if name not in config.unseen_classes]
+        embeddings = torch.from_numpy(similarity.class_embeddings[trained])
+        cosine = torch.from_numpy(similarity.cosine[trained][:, trained])
+        device = next(encoder.parameters()).device
+        self.register_buffer("class_embeddings", embeddings.to(device), persistent=False)
+        self.register_buffer("similarity", _target_similarity(cosine, config).to(device), persistent=False)
+
+    def forward(self, images: Float[Tensor, "batch 3 size size"], labels: Int[Tensor, " batch"]) -> StepOutput:
+        """Losses of a batch; `labels` count the trained classes in the order of `config.trained_classes`."""
+        aligned = self.encoder.forward_aligned(images, self.config)
+        losses = total_loss(
+            image_features=aligned.image_features,
+            log_cls_attention=aligned.log_cls_attention,
+            patch_features=aligned.patch_features,
+            dv_patch_features=aligned.dv_patch_features,
+            class_embeddings=self.class_embeddings,
+            targets=smoothed_targets(labels, self.similarity, self.config.smoothing, self.config.keep_diagonal),
+            labels=labels,
+            logit_scale=self.logit_scale,
+            config=self.config,
+        )
+        return StepOutput(losses, self._num_correct(aligned.image_features, labels))
+
+    @torch.no_grad()
+    def _num_correct(self, image_features: Tensor, labels: Tensor) -> Tensor:
+        """Without the margin, as the finished model classifies."""
+        return ((image_features @ self.class_embeddings.T).argmax(dim=1) == labels).sum()
+
+
+def _target_similarity(cosine: Tensor, config: FinetuneConfig) -> Tensor:
+    if config.smoothing_target == "uniform":
+        return uniform_similarity(cosine.shape[0])
+    return normalised_similarity(cosine, config.similarity_scale, config.keep_diagonal)

@@ -1,0 +1,274 @@
+"""Samples -> batches. Which images a step sees and how each is cropped depend on (seed, step, position) alone.
+
+So a resumed run, and any number of loader processes, see the same pixels as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.layout import Sample
+from alignclip_core.errors import ImageRejected
+from alignclip_core.images import ImageLimits, Preprocessing, decode_image
+
+CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop, which the paper's code uses unchanged
+CROP_TRIES = 10
+NUM_AHEAD = 2  # batches that are ready or under way while the trainer works on another
+ORDER, AUGMENTATION = 0, 1  # streams of random numbers
+
+Value = TypeVar("Value")
+
+
+class Batch(NamedTuple):
+    """Images as the tower takes them, but for `normalise`, and their labels."""
+
+    images: UInt8[Tensor, "batch 3 size size"]
+    labels: Int[Tensor, " batch"]  # index into the trained classes
+
+
+class SampleOrder:
+    """Which samples each step trains on.
+
+    Every domain is gone through in a new random order each time round. With `balance_domains` a batch holds the
+    domains evenly, and the images that are over rotate among them by step.
+    """
+
+    def __init__(self, domains: Sequence[str], config: FinetuneConfig) -> None:
+        """`domains`: of each training sample, in order."""
+        self._seed = config.seed
+        self._batch_size = config.global_batch_size
+        groups = domains if config.balance_domains else [""] * len(domains)
+        self._members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
+        self._permutation = lru_cache(maxsize=2 * len(self._members) + 2)(self._permute)
+
+    def positions(self, step: int) -> list[int]:
+        """Indices into the training samples, for steps 1, 2, ..."""
+        each, over = divmod(self._batch_size, len(self._members))
+        chosen: list[int] = []
+        for group in range(len(self._members)):
+            before, until = (each * s + self._num_extra(group, over * s) for s in (step - 1, step))
+            chosen += [self._nth(group, n) for n in range(before, until)]
+        return chosen
+
+    def _num_extra(self, group: int, num_dealt: int) -> int:
+        """How many of the images that are over went to a group, when they are dealt round like cards."""
+        return (num_dealt - group + len(self._members) - 1) // len(self._members)
+
+    def _nth(self, group: int, n: int) -> int:
+        epoch, place = divmod(n, len(self._members[group]))
+        return int(self._members[group][self._permutation(group, epoch)[place]])
+
+    def _permute(self, group: int, epoch: int) -> np.ndarray:
+        return _random(self._seed, ORDER, group, epoch).permutation(len(self._members[group]))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The batch of each step: `training_set[step]` for steps 1, 2, ..."""
+
+    root: Path  # RUN_DIR/inputs
+    samples: Sequence[Sample]  # the training samples
+    labels: Sequence[int]  # of each sample
+    config: FinetuneConfig
+    preprocessing: Preprocessing
+    limits: ImageLimits
+
+    @cached_property
+    def order(self) -> SampleOrder:
+        return SampleOrder([sample.domain for sample in self.samples], self.config)
+
+    def __getitem__(self, step: int) -> Batch:
+        """Raises `ImageRejected`, naming the file."""
+        chosen = self.order.positions(step)
+        images = [self._crop(self.samples[index], step, position) for position, index in enumerate(chosen)]
+        return Batch(torch.stack(images), torch.tensor([self.labels[index] for index in chosen]))
+
+    def _crop(self, sample: Sample, step: int, position: int) -> UInt8[Tensor, "3 size size"]:
+        random = _random(self.config.seed, AUGMENTATION, step, position)
+        return random_crop(
+            load_image(self.root, sample, self.limits),
+            self.preprocessing.image_size,
+            scale=self.config.crop_scale,
+            horizontal_flip=self.config.horizontal_flip,
+            interpolation=InterpolationMode(self.config.interpolation),
+            random=random,
+        )
+
+
+def iterate_training(
+    training_set: TrainingSet, first_step: int, last_step: int, *, num_threads: int = 1, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """The batches of these steps in order, each made while the trainer works on an earlier one.
+
+    `num_loader_workers` processes make them, or else `num_threads` threads.
+    """
+    steps = range(first_step, last_step + 1)
+    num_workers = training_set.config.num_loader_workers
+    if num_workers == 0:
+        for batch in prefetch(training_set.__getitem__, steps, num_threads, NUM_AHEAD + num_threads - 1):
+            yield _pinned(batch) if pin_memory else batch
+        return
+    batches: DataLoader[Batch | ImageRejected] = DataLoader(
+        _ErrorsAsValues(training_set),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        prefetch_factor=NUM_AHEAD,
+    )
+    for batch in batches:
+        if isinstance(batch, ImageRejected):
+            raise batch
+        yield _pinned(batch) if pin_memory else batch
+
+
+def iterate_evaluation(
+    root: Path,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    limits: ImageLimits,
+    batch_size: int,
+    num_threads: int = 1,
+) -> Iterator[UInt8[Tensor, "batch 3 size size"]]:
+    """The samples' images in order, prepared as the model's own preprocessing has it. Raises `ImageRejected`."""
+
+    def load(sample: Sample) -> Tensor:
+        return prepare_image(load_image(root, sample, limits), preprocessing)
+
+    images = prefetch(load, samples, num_threads, NUM_AHEAD * batch_size)
+    while batch := list(islice(images, batch_size)):
+        yield torch.stack(batch)
+
+
+def load_image(root: Path, sample: Sample, limits: ImageLimits) -> Image.Image:
+    """The picture of a sample below `root`. Raises `ImageRejected`, naming the file."""
+    try:
+        return decode_image(read_sample(root / sample.source, sample, limits), limits)
+    except ImageRejected as error:
+        param = "training_file" if sample.source == "dataset" else "validation_file"
+        raise ImageRejected(f"{sample.path}: {error.message}", param=param) from error
+
+
+def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> UInt8[Tensor, "3 size size"]:
+    """The picture at the model's size, as open_clip's evaluation transform makes it, not yet normalised."""
+    size = preprocessing.image_size
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    if preprocessing.resize_mode == "squash":
+        image = F.resize(image, [size, size], interpolation=interpolation)
+    elif preprocessing.resize_mode == "longest":
+        image = _fit_inside(image, size, interpolation)
+    else:
+        image = F.resize(image, size, interpolation=interpolation)
+    pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [size, size]))  # black where a side is shorter
+    return pixels
+
+
+def random_crop(
+    image: Image.Image,
+    size: int,
+    *,
+    scale: tuple[float, float],
+    horizontal_flip: bool,
+    interpolation: InterpolationMode,
+    random: np.random.Generator,
+) -> UInt8[Tensor, "3 size size"]:
+    """A random part of the picture, scaled to a square and perhaps mirrored: torchvision's RandomResizedCrop."""
+    left, top, width, height = _crop_box(image.width, image.height, scale, random)
+    # On the tensor rather than the picture: 1.3 to 1.9 times as fast, and within one level of Pillow's own.
+    pixels = torch.from_numpy(np.asarray(image)[top : top + height, left : left + width].copy()).permute(2, 0, 1)
+    resized: Tensor = F.resize(pixels, [size, size], interpolation=interpolation, antialias=True)
+    return resized.flip(-1) if horizontal_flip and random.random() < 0.5 else resized
+
+
+def normalise(
+    images: UInt8[Tensor, "batch 3 size size"], preprocessing: Preprocessing
+) -> Float[Tensor, "batch 3 size size"]:
+    """The images on the scale that the tower was trained on, fp32, on their own device."""
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=images.device).view(3, 1, 1)
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def prefetch(
+    make: Callable[..., Value], keys: Sequence[int] | Sequence[Sample], num_threads: int, num_ahead: int
+) -> Iterator[Value]:
+    """`make(key)` for each key in order, made ahead in threads. Its exceptions are raised at their place."""
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="loader") as threads:
+        pending: deque[Future[Value]] = deque()
+        try:
+            for key in keys:
+                pending.append(threads.submit(make, key))
+                if len(pending) > num_ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class _ErrorsAsValues:
+    """A DataLoader would wrap an exception's message in its own words; as a value it arrives as it was raised."""
+
+    def __init__(self, training_set: TrainingSet) -> None:
+        self.training_set = training_set
+
+    def __getitem__(self, step: int) -> Batch | ImageRejected:
+        try:
+            return self.training_set[step]
+        except ImageRejected as error:
+            return error
+
+
+def _random(seed: int, stream: int, *counters: int) -> np.random.Generator:
+    """Random numbers that depend on these numbers alone: Philox is a function of key and counter."""
+    first, second = counters
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, first, second]))
+
+
+def _crop_box(
+    width: int, height: int, scale: tuple[float, float], random: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height."""
+    low, high = (math.log(ratio) for ratio in CROP_RATIO)
+    for _ in range(CROP_TRIES):
+        area = width * height * random.uniform(*scale)
+        ratio = math.exp(random.uniform(low, high))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(random.integers(width - crop_width, endpoint=True))
+            top = int(random.integers(height - crop_height, endpoint=True))
+            return left, top, crop_width, crop_height
+    # The picture is longer than any ratio allows: its middle.
+    crop_width = min(width, max(1, round(height * CROP_RATIO[1])))
+    crop_height = min(height, max(1, round(width / CROP_RATIO[0])))
+    return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
+
+
+def _fit_inside(image: Image.Image, size: int, interpolation: InterpolationMode) -> Image.Image:
+    share = size / max(image.size)
+    sides = [round(image.height * share), round(image.width * share)]
+    resized: Image.Image = F.resize(image, sides, interpolation=interpolation)
+    return resized
+
+
+def _pinned(batch: Batch) -> Batch:
+    return Batch(batch.images.pin_memory(), batch.labels.pin_memory())

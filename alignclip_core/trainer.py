@@ -1,0 +1,279 @@
+"""The training loop. Yields what it does, step by step, and writes no file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from alignclip_core.algorithms import StepOutput, make_algorithm
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.splits import EvaluationGroup, Split
+from alignclip_core.encoder import ImageEncoder
+from alignclip_core.errors import TrainingDiverged
+from alignclip_core.evaluation import (
+    SOURCE_VALIDATION,
+    Evaluation,
+    Evaluations,
+    encode_images,
+    evaluate,
+    evaluated_indices,
+)
+from alignclip_core.images import ImageLimits
+from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training, normalise
+from alignclip_core.method.averaging import BetaMovingAverage
+from alignclip_core.run_dir import ClassSimilarity, Record
+
+EVALUATIONS_A_RUN = 10
+CHECKPOINTS_A_RUN = 4
+EVALUATION_BATCH_SIZE = 32
+SPEED_WINDOW = 20  # steps over which images/s is averaged
+
+
+class Trainer:
+    """One fine-tune of an image tower: weights, optimizer, average and place in the schedule.
+
+    Loading `state_dict()` into a fresh trainer and going on gives the weights of an uninterrupted run, bit for bit.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        config: FinetuneConfig,
+        similarity: ClassSimilarity,
+        split: Split,
+        *,
+        inputs: Path,
+        limits: ImageLimits,
+    ) -> None:
+        """`inputs`: the folder that holds `dataset/` and `validation/`."""
+        self.config = config
+        self.encoder = encoder
+        self.step = 0
+        self._split, self._inputs, self._limits = split, inputs, limits
+        self._device = next(encoder.parameters()).device
+        self._class_embeddings = torch.from_numpy(similarity.class_embeddings)
+        self._logit_scale = config.logit_scale or encoder.logit_scale
+        self._parameters = encoder.train_all_but(config.frozen_modules)
+        self._algorithm = make_algorithm(encoder, similarity, config)
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        precision = _precision(config, self._device)
+        self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=precision == "fp16")
+        self._average = (
+            BetaMovingAverage(self._parameters, config.num_steps, config.bma_beta)
+            if config.averaging == "bma"
+            else None
+        )
+        self._training_set = _training_set(split, config, inputs, encoder, limits)
+
+    def fit(self) -> Iterator[Record]:
+        """Train to the last step. A record for every step; one for each evaluation; one where a checkpoint is due.
+
+        A checkpoint record comes last in its step: who gets it saves `state_dict()` and `finished_weights()` before
+        asking for the next. Raises `TrainingDiverged` and `ImageRejected`.
+        """
+        evaluate_every = _every(self.config.evaluate_every_steps, self.config, EVALUATIONS_A_RUN)
+        checkpoint_every = _every(self.config.checkpoint_every_steps, self.config, CHECKPOINTS_A_RUN)
+        step_seconds: deque[float] = deque(maxlen=SPEED_WINDOW)
+        last_step = self.config.num_steps
+        started = time.perf_counter()
+        for batch in self._batches():
+            values = self._train_step(batch)
+            step_seconds.append(time.perf_counter() - started)
+            speed = self.config.global_batch_size * len(step_seconds) / sum(step_seconds)
+            yield Record(step=self.step, kind="train", values=values | {"images_per_second": speed})
+            if self.step % evaluate_every == 0 and self.step < last_step and self._split.validation:
+                yield Record(step=self.step, kind="evaluation", values=self.evaluate_source_validation())
+            if self.step % checkpoint_every == 0 or self.step == last_step:
+                self._check_weights()
+                yield Record(step=self.step, kind="checkpoint", values={})
+            started = time.perf_counter()
+
+    def evaluate_source_validation(self) -> dict[str, Evaluation]:
+        """Raw weights, and averaged ones where there are any, on the validation images."""
+        domains, classes = SOURCE_VALIDATION
+        groups = [group for group in self._split.groups if (group.domains, group.classes) == SOURCE_VALIDATION]
+        if not groups:
+            return {}
+        found = {"raw": self.evaluate(groups, self._parameters)}
+        if self._average is not None:
+            found["bma"] = self.evaluate(groups, self._average.parameters)
+        return {name: evaluations[domains][classes] for name, evaluations in found.items()}
+
+    def evaluate(
+        self,
+        groups: tuple[EvaluationGroup, ...] | list[EvaluationGroup],
+        parameters: Mapping[str, Tensor] | None = None,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> Evaluations:
+        """One evaluation for each group, with these parameters or else the finished ones."""
+        if not groups:
+            return {}
+        parameters = dict(self.finished_parameters() if parameters is None else parameters)
+
+        def encode(images: Tensor) -> Tensor:
+            with self._autocast():
+                normalised = normalise(images.to(self._device), self.encoder.preprocess)
+                return functional_call(self.encoder, parameters, (normalised,))  # type: ignore[no-any-return]
+
+        samples = self._split.samples
+        images = iterate_evaluation(
+            self._inputs,
+            [samples[index] for index in evaluated_indices(groups)],
+            self.encoder.preprocess,
+            self._limits,
+            EVALUATION_BATCH_SIZE,
+            self._num_threads,
+        )
+        features = encode_images(encode, images, after_batch)
+        return evaluate(
+            features, samples, groups, self._class_embeddings, tuple(self.config.class_names), self._logit_scale
+        )
+
+    def finished_parameters(self) -> Mapping[str, Tensor]:
+        """The trained parameters as they are kept: averaged, where the config averages."""
+        return self._parameters if self._average is None else self._average.parameters
+
+    def finished_weights(self) -> dict[str, Tensor]:
+        """The whole image tower as it is kept: trained parameters, frozen ones and buffers."""
+        return {**self.encoder.state_dict(), **{name: value.data for name, value in self.finished_parameters().items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a trainer needs to go on from here, as plain values and tensors."""
+        return {
+            "step": self.step,
+            "parameters": {name: value.detach() for name, value in self._parameters.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; the config must be the one that the state was made with."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(state["parameters"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        torch.set_rng_state(state["random"])
+        if self._device.type == "cuda" and len(state["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.step = state["step"]
+
+    @property
+    def _num_threads(self) -> int:
+        """Of the loader. On the CPU the trainer itself uses every core."""
+        return 1 if self._device.type == "cpu" else min(8, torch.get_num_threads())
+
+    def _batches(self) -> Iterator[Batch]:
+        return iterate_training(
+            self._training_set,
+            self.step + 1,
+            self.config.num_steps,
+            num_threads=self._num_threads,
+            pin_memory=self._device.type == "cuda",
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        enabled = self._autocast_dtype is not None
+        return torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=enabled)
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        """One optimizer update; returns what metrics.jsonl says of it."""
+        learning_rate = learning_rate_at(self.step, self.config)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        images = normalise(batch.images.to(self._device, non_blocking=True), self.encoder.preprocess)
+        labels = batch.labels.to(self._device, non_blocking=True)
+        with self._autocast():
+            output: StepOutput = self._algorithm(images, labels)
+        self._scaler.scale(output.losses.total).backward()
+        values = _read(output, self.step + 1, self.config)
+        self._update_weights()
+        self.step += 1
+        if self._average is not None:
+            self._average.update(self._parameters)
+            values["bma_weight"] = self._average.share
+        return values | {"learning_rate": learning_rate}
+
+    def _update_weights(self) -> None:
+        if self.config.gradient_clip is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+
+    def _check_weights(self) -> None:
+        """A gradient can be infinite while the loss is not, and the loss would tell one step too late."""
+        for name, parameter in self._parameters.items():
+            if not torch.isfinite(parameter).all():
+                raise _diverged(self.step, f"parameter {name}", self.config)
+
+
+def learning_rate_at(num_updates: int, config: FinetuneConfig) -> float:
+    """Rate of the update after `num_updates` others: linear warm-up, then half a cosine down to zero."""
+    if num_updates < config.warmup_steps:
+        return config.learning_rate * (num_updates + 1) / config.warmup_steps
+    share = (num_updates - config.warmup_steps) / max(config.num_steps - config.warmup_steps, 1)
+    return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def _training_set(
+    split: Split, config: FinetuneConfig, inputs: Path, encoder: ImageEncoder, limits: ImageLimits
+) -> TrainingSet:
+    classes = {name: label for label, name in enumerate(config.trained_classes)}
+    samples = [split.samples[index] for index in split.train]
+    labels = [classes[sample.class_name] for sample in samples]
+    return TrainingSet(inputs, samples, labels, config, encoder.preprocess, limits)
+
+
+def _precision(config: FinetuneConfig, device: torch.device) -> str:
+    if config.precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return config.precision
+
+
+def _every(given: int | None, config: FinetuneConfig, times_a_run: int) -> int:
+    return given or max(1, math.ceil(config.num_steps / times_a_run))
+
+
+def _read(output: StepOutput, step: int, config: FinetuneConfig) -> dict[str, float]:
+    """The numbers of a step, fetched from the device at once. Raises `TrainingDiverged`."""
+    losses = output.losses
+    tensors = [losses.total, losses.smoothing, losses.layer_alignment, losses.similarity_alignment, output.num_correct]
+    total, smoothing, layer_alignment, similarity_alignment, num_correct = (
+        torch.stack([tensor.detach().float() for tensor in tensors]).tolist()
+    )  # fmt: skip
+    if not math.isfinite(total):
+        raise _diverged(step, "loss", config)
+    return {
+        "loss": total,
+        "smoothing_loss": smoothing,
+        "layer_alignment_loss": layer_alignment,
+        "similarity_alignment_loss": similarity_alignment,
+        "accuracy": num_correct / config.global_batch_size,
+    }
+
+
+def _diverged(step: int, what: str, config: FinetuneConfig) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"The {what} is not finite after step {step} of {config.num_steps}. A lower learning_rate "
+        f"(now {config.learning_rate:g}), warmup_steps or a gradient_clip would do.",
+        param="learning_rate",
+    )
