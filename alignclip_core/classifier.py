@@ -1,0 +1,120 @@
+"""Images and any labels -> probabilities, with a finished model, a checkpoint or the base model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from alignclip_core.base_models import BaseModel
+from alignclip_core.checkpoint import load_model, preprocessing_of
+from alignclip_core.encoder import ImageEncoder, build_image_encoder
+from alignclip_core.errors import ArtifactCorrupt, LabelsInvalid
+from alignclip_core.images import Preprocessing
+from alignclip_core.loading import normalise, prepare_image
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label and its probability among the labels that were asked for."""
+
+    label: str
+    score: float
+
+
+class Classifier:
+    """An image tower ready to serve. Open vocabulary: the class embeddings are an argument of `classify`."""
+
+    def __init__(self, encoder: ImageEncoder, preprocessing: Preprocessing, logit_scale: float) -> None:
+        self.preprocessing = preprocessing
+        self.logit_scale = logit_scale
+        self._encoder = encoder.requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
+        """The model of a folder that `save_model` or `save_checkpoint` wrote; its base gives the architecture.
+
+        Raises `ArtifactCorrupt` when a hash or the base model does not fit.
+        """
+        saved = load_model(folder)
+        _check_base(saved.manifest, base_model)
+        encoder = build_image_encoder(base_model, device)
+        try:
+            encoder.load_state_dict(saved.weights)
+        except RuntimeError as error:
+            raise ArtifactCorrupt(f"The weights in {folder.name} do not fit {base_model.id!r}: {error}") from error
+        return cls(encoder, preprocessing_of(saved.manifest), saved.manifest["logit_scale"])
+
+    @classmethod
+    def from_base(cls, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
+        """The base model, zero-shot."""
+        encoder = build_image_encoder(base_model, device)
+        return cls(encoder, encoder.preprocess, encoder.logit_scale)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the weights take."""
+        return sum(value.nbytes for value in self._encoder.state_dict().values())
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[Image.Image]) -> Float[Tensor, "images dim"]:
+        """Image features of unit length, fp32, on the CPU. The pictures are RGB, as `decode_image` returns them."""
+        device = next(self._encoder.parameters()).device
+        features = []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = torch.stack([prepare_image(image, self.preprocessing) for image in images[start:][:BATCH_SIZE]])
+            features.append(self._encoder(normalise(batch.to(device), self.preprocessing)).cpu())
+        return torch.cat(features)
+
+    def classify(
+        self, images: Sequence[Image.Image], class_embeddings: Float[Tensor, "classes dim"]
+    ) -> Float[Tensor, "images classes"]:
+        """Probability of each class for each image: softmax over logit_scale x cosine."""
+        return self.probabilities(self.image_features(images), class_embeddings)
+
+    def probabilities(
+        self, image_features: Float[Tensor, "images dim"], class_embeddings: Float[Tensor, "classes dim"]
+    ) -> Float[Tensor, "images classes"]:
+        """What `classify` returns, of image features that are there already."""
+        return torch.softmax(self.logit_scale * image_features @ class_embeddings.float().cpu().T, dim=1)
+
+
+def predictions(
+    probabilities: Float[Tensor, "images classes"], labels: Sequence[str], top_k: int | None = None
+) -> list[list[Prediction]]:
+    """For each image its likeliest labels, best first; all of them without `top_k`."""
+    scores, columns = probabilities.topk(min(top_k or len(labels), len(labels)), dim=1)
+    return [
+        [Prediction(labels[column], score) for column, score in zip(row_columns, row_scores, strict=True)]
+        for row_columns, row_scores in zip(columns.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raises `LabelsInvalid` for fewer than two labels, an empty one or a repeated one."""
+    if len(labels) < 2:
+        raise LabelsInvalid(f"{len(labels)} label given; at least two are needed to choose from.", param="labels")
+    seen: set[str] = set()
+    for label in labels:
+        if not label.strip():
+            raise LabelsInvalid("A label is empty; each must be a word or more.", param="labels")
+        if label in seen:
+            raise LabelsInvalid(f"The label {label!r} is given twice.", param="labels")
+        seen.add(label)
+
+
+def _check_base(manifest: dict[str, Any], base_model: BaseModel) -> None:
+    for field, own in (("base_model", base_model.id), ("text_model", base_model.text_model)):
+        if manifest[field] != own:
+            raise ArtifactCorrupt(
+                f"The model was tuned from {field} {manifest[field]!r}, but {own!r} was given; "
+                "its features would not fit the texts."
+            )
