@@ -1,0 +1,148 @@
+"""The service's HTTP API as the commands use it: one method per call, one clear line per error."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import httpx2
+
+from cli.environment import load_client_settings
+from cli.errors import RequestRefused, ServiceUnreachable
+
+Json = dict[str, Any]
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 600.0  # the similarity of thousands of class names takes a while on a CPU
+
+
+class Readable(Protocol):
+    """What an upload is read from, piece by piece."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class ServiceClient:
+    """Calls one service with one key. Raises `ServiceUnreachable` and `RequestRefused`."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx2.Client(
+            base_url=f"{self._url}/v1",
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            trust_env=not _is_this_machine(url),  # a proxy of the environment does not reach our loopback
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def create_file(self, name: str, content: Readable) -> Json:
+        """Upload a zip for fine-tuning; it is sent while it is read."""
+        files = {"file": (name, content, "application/zip")}
+        return self._send("POST", "/files", data={"purpose": "fine-tune"}, files=files)
+
+    def create_job(self, body: Mapping[str, Any]) -> Json:
+        return self._send("POST", "/fine_tuning/jobs", json=body)
+
+    def get_job(self, job_id: str) -> Json:
+        return self._send("GET", f"/fine_tuning/jobs/{quote(job_id, safe='')}")
+
+    def list_jobs(self, limit: int) -> list[Json]:
+        """The newest jobs, up to `limit`."""
+        jobs: list[Json] = []
+        while len(jobs) < limit:
+            after = {"after": jobs[-1]["id"]} if jobs else {}
+            page = self._send("GET", "/fine_tuning/jobs", params={"limit": min(limit - len(jobs), 100), **after})
+            jobs += page["data"]
+            if not page["has_more"] or not page["data"]:
+                break
+        return jobs
+
+    def cancel_job(self, job_id: str) -> Json:
+        return self._send("POST", f"/fine_tuning/jobs/{quote(job_id, safe='')}/cancel")
+
+    def list_new_events(self, job_id: str, last_id: str | None) -> list[Json]:
+        """The events behind `last_id`, oldest first; the newest hundred at most."""
+        page = self._send("GET", f"/fine_tuning/jobs/{quote(job_id, safe='')}/events", params={"limit": 100})
+        events: list[Json] = []
+        for event in page["data"]:  # newest first
+            if event["id"] == last_id:
+                break
+            events.insert(0, event)
+        return events
+
+    def list_metrics(self, job_id: str, *, kind: str, after_step: int | None) -> list[Json]:
+        """Records {"step", "values"} of one kind behind a step: one page, oldest first."""
+        params: Json = {"kind": kind} | ({} if after_step is None else {"after_step": after_step})
+        page = self._send("GET", f"/fine_tuning/jobs/{quote(job_id, safe='')}/metrics", params=params)
+        return page["data"]  # type: ignore[no-any-return]
+
+    def list_models(self) -> list[Json]:
+        return self._send("GET", "/models")["data"]  # type: ignore[no-any-return]
+
+    def classify(
+        self, model: str, images: Sequence[tuple[str, bytes]], *, labels: Sequence[str], top_k: int
+    ) -> list[Json]:
+        """{"index", "filename", "predictions": [{"label", "score"}]} of each image, in order; best label first."""
+        data = {"top_k": str(top_k)} | ({"labels": json.dumps(list(labels))} if labels else {})
+        files = [("image", (name, content, "application/octet-stream")) for name, content in images]
+        path = f"/models/{quote(model, safe='')}/classify"
+        return self._send("POST", path, data=data, files=files)["data"]  # type: ignore[no-any-return]
+
+    def _send(self, method: str, path: str, **content: Any) -> Json:
+        try:
+            response = self._http.request(method, path, **content)
+        except httpx2.ConnectError as error:
+            raise ServiceUnreachable(
+                f"Nothing answers at {self._url}. Start the service with `alignclip serve`, or set ALIGNCLIP_URL."
+            ) from error
+        except httpx2.HTTPError as error:
+            raise ServiceUnreachable(
+                f"{self._url} broke off {method} {path}: {error or type(error).__name__}"
+            ) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response.json()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def connect() -> Iterator[ServiceClient]:
+    """The client of the service that the environment names."""
+    settings = load_client_settings()
+    client = ServiceClient(settings.url, settings.api_key or "")
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _refusal(response: httpx2.Response) -> RequestRefused:
+    """The error of the answer as one line, whichever of the two shapes it has."""
+    code = param = None
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        message = f"{response.status_code} {response.reason_phrase}: {response.text[:300]}"
+    else:
+        message = error if isinstance(error, str) else str(error["message"])
+        code, param = (None, None) if isinstance(error, str) else (error.get("code"), error.get("param"))
+    if response.status_code == httpx2.codes.UNAUTHORIZED:
+        message += " Set ALIGNCLIP_API_KEY to the key of this service."
+    if param and param not in message:
+        message = f"{param}: {message}"
+    return RequestRefused(message, status=response.status_code, code=code)
+
+
+def _is_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

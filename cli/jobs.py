@@ -1,0 +1,34 @@
+"""`alignclip jobs` and `alignclip cancel`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cli.client import connect
+from cli.console import out
+
+
+def jobs(limit: Annotated[int, typer.Option(min=1, help="How many of the newest to show.")] = 20) -> None:
+    """List jobs, the newest first."""
+    with connect() as client:
+        found = client.list_jobs(limit)
+    table = Table("job", "status", "created", "model", "steps", "tuned model", box=None, pad_edge=False)
+    for job in found:
+        created = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        steps = f"{job['progress']['step']}/{job['progress']['num_steps']}"
+        table.add_row(job["id"], job["status"], created, job["model"], steps, job["fine_tuned_model"] or "")
+    out.print(table if found else "There are no jobs yet; create one with: alignclip submit FOLDER")
+
+
+def cancel(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
+    """Cancel a job; one that trains stops within seconds."""
+    with connect() as client:
+        job = client.cancel_job(job_id)
+    if job["status"] == "cancelled":
+        out.print(f"{job_id} is cancelled.", markup=False)
+    else:
+        out.print(f"{job_id} is being cancelled; see it end with: alignclip watch {job_id}", markup=False)
