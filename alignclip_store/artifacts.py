@@ -7,9 +7,6 @@ from a folder to a bucket for example, and the rows that name them stay true.
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -18,6 +15,7 @@ from typing import IO, Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from alignclip_store.aside import renamed_when_complete, sync
 from alignclip_store.errors import ArtifactMissing
 
 SCHEME = "artifact:"
@@ -29,7 +27,7 @@ class ArtifactStore:
 
     def __init__(self, location: str) -> None:
         """`location`: a folder or an fsspec URL. Credentials come from the environment, as the backend reads them."""
-        self._fs, root = url_to_fs(location)
+        self._fs, root = url_to_fs(location, use_listings_cache=False)  # other processes write too
         self._root = str(root).rstrip("/")
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
@@ -59,7 +57,7 @@ class ArtifactStore:
     def fetch_file(self, uri: str, local: Path) -> Path:
         """Copy a file to the path `local`. Raises `ArtifactMissing`."""
         path = self._path_of(uri)
-        with _renamed_when_complete(local) as aside:
+        with renamed_when_complete(local) as aside:
             self._get(path, aside, self._size(path, uri), uri)
         return local
 
@@ -67,7 +65,7 @@ class ArtifactStore:
         """Copy a folder to the path `local`, where nothing may be yet. Raises `ArtifactMissing`."""
         path = self._path_of(uri)
         sizes = self._listing(path, uri)
-        with _renamed_when_complete(local) as aside:
+        with renamed_when_complete(local) as aside:
             aside.mkdir()
             for name, size in sizes.items():
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -118,15 +116,17 @@ class ArtifactStore:
         if not self._is_local:
             yield path
             return
-        with _renamed_when_complete(Path(path)) as aside:
+        with renamed_when_complete(Path(path)) as aside:
             yield str(aside)
-            _sync(aside)
+            sync(aside)  # a row will say that it is there
 
     def _listing(self, path: str, uri: str) -> dict[str, int]:
         try:
             sizes: dict[str, int] = json.loads(self._fs.cat_file(f"{path}/{LISTING}"))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _missing(uri) from error
+        for name in sizes:
+            self._path_of(f"{uri}/{name}")  # a name that leads out of the folder is refused
         return sizes
 
     def _size(self, path: str, uri: str) -> int:
@@ -146,41 +146,6 @@ class ArtifactStore:
         if local.stat().st_size != size:
             name = PurePosixPath(path).name
             raise ArtifactMissing(f"{name} of {uri} has {local.stat().st_size} bytes, wanted {size}.")
-
-
-@contextmanager
-def _renamed_when_complete(path: Path) -> Iterator[Path]:
-    """A path beside `path` that takes its place when the block ends, and is removed when it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
-    try:
-        yield aside
-        if path.is_dir() and aside.is_dir():  # a folder cannot be renamed over another
-            old = aside.with_suffix(".old")
-            path.rename(old)
-            aside.rename(path)
-            shutil.rmtree(old)
-        else:
-            aside.replace(path)
-    finally:
-        _remove(aside)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has the file, or every file of the folder: a row will say that they are there."""
-    for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _missing(uri: str) -> ArtifactMissing:
