@@ -120,7 +120,7 @@ def train(
 
 
 def save(tower: Tower, stem: StemNetwork, path: Path) -> None:
-    """The file that alignclip_core.encoder.starter reads: fp16 but for the scale, stem and tower under their prefixes."""
+    """What alignclip_core.encoder.starter reads: stem and tower under their prefixes, in fp16 but for the scale."""
     visual = {name: value for name, value in tower.visual.state_dict().items() if not name.startswith("conv1.")}
     tensors = {f"visual.{name}": value for name, value in visual.items()}
     tensors |= {f"stem.trunk.{name}": value for name, value in stem.trunk.state_dict().items()}
