@@ -1,0 +1,117 @@
+"""An AlignCLIP step against a plain fine-tune step: ViT-B/16 at 224, random weights, time and peak memory.
+
+Both sides have the same tower, fused AdamW and beta moving average; the only difference is the losses and what they
+read. Steps alternate, so that whatever else the machine does hits both; the ratio is the median over the pairs.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+from alignclip_core.algorithms import make_algorithm
+from alignclip_core.base_models import BaseModel
+from alignclip_core.config import make_config
+from alignclip_core.encoder import ImageEncoder
+from alignclip_core.images import Preprocessing
+from alignclip_core.method.averaging import BetaMovingAverage
+from alignclip_core.run_dir import ClassSimilarity
+from benchmarks.rows import Row, machine
+
+NUM_CLASSES = 65  # as many as Office-Home
+CONDITIONS = (("bf16", 8, 9), ("fp32", 8, 5), ("bf16", 36, 3))  # precision, batch, pairs of steps
+MEMORY_STEPS = 2
+
+
+def measure() -> list[Row]:
+    """Time ratios for each condition, and the ratio of peak memory at batch 8."""
+    rows = [_time_ratio(*condition) for condition in CONDITIONS]
+    peaks = {algorithm: _peak_in_own_process(algorithm, "bf16", 8) for algorithm in ("finetune", "alignclip")}
+    detail = f"batch 8, bf16, {peaks['alignclip'] / 2**30:.2f} over {peaks['finetune'] / 2**30:.2f} GiB resident; "
+    ratio = peaks["alignclip"] / peaks["finetune"]
+    return [*rows, Row("peak_memory_ratio_alignclip_over_finetune", ratio, "ratio", detail + machine())]
+
+
+def make_step(algorithm: str, precision: str, batch: int) -> Callable[[], None]:
+    """One whole update of a fresh ViT-B/16: forward, backward, AdamW, average."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vision = CLIPVisionCfg(layers=12, width=768, patch_size=16, image_size=224)
+    preprocess = Preprocessing(image_size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+    encoder = ImageEncoder(_build_vision_tower(512, vision, True), logit_scale=100.0, preprocess=preprocess).to(device)
+    names = {f"class {index:02d}": f"class {index:02d}" for index in range(NUM_CLASSES)}
+    config = make_config(BaseModel(id="benchmark"), class_names=names, algorithm=algorithm, given={"averaging": "bma"})
+    embeddings = np.random.default_rng(0).normal(size=(NUM_CLASSES, 512)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    similarity = ClassSimilarity(
+        class_names=tuple(names),
+        templates=config.templates,
+        text_model="random",
+        class_embeddings=embeddings,
+        cosine=embeddings @ embeddings.T,
+    )
+    module = make_algorithm(encoder, similarity, config)
+    parameters = encoder.train_all_but()
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-6, weight_decay=0.1, fused=True)
+    average = BetaMovingAverage(parameters, config.num_steps, config.bma_beta)
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    labels = torch.arange(batch, device=device) % NUM_CLASSES
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            losses = module(images, labels).losses
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(parameters)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _time_ratio(precision: str, batch: int, num_pairs: int) -> Row:
+    steps = {algorithm: make_step(algorithm, precision, batch) for algorithm in ("finetune", "alignclip")}
+    for step in steps.values():
+        step()
+    pairs = [{name: _seconds(step) for name, step in steps.items()} for _ in range(num_pairs)]
+    ratio = statistics.median(pair["alignclip"] / pair["finetune"] for pair in pairs)
+    medians = {name: statistics.median(pair[name] for pair in pairs) for name in steps}
+    suffix = "" if (precision, batch) == CONDITIONS[0][:2] else f"_{precision}_batch_{batch}"
+    detail = (
+        f"batch {batch}, {precision}, median of {num_pairs} paired steps "
+        f"({medians['alignclip']:.2f} s and {medians['finetune']:.2f} s); {machine()}"
+    )
+    return Row(f"step_ratio_alignclip_over_finetune{suffix}", ratio, "ratio", detail)
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def _peak_in_own_process(algorithm: str, precision: str, batch: int) -> int:
+    """Bytes: the most memory that a process of its own held over some steps."""
+    command = [sys.executable, "-m", "benchmarks.training_step", algorithm, precision, str(batch)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _print_peak(algorithm: str, precision: str, batch: str) -> None:
+    step = make_step(algorithm, precision, int(batch))
+    for _ in range(MEMORY_STEPS):
+        step()
+    on_cuda = torch.cuda.is_available()
+    print(torch.cuda.max_memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    _print_peak(*sys.argv[1:])
