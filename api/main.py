@@ -1,0 +1,86 @@
+"""The HTTP application.
+
+Run it with `uvicorn --factory api.main:create_app_from_environment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+
+from alignclip_store.settings import Settings
+from api.errors import ErrorAnswer, install_error_handlers
+from api.logs import configure_logging
+from api.middleware import BodyLimit, RequestLog
+from api.resources import open_resources
+from api.routes import classify, files, health, jobs, models, similarity
+
+DESCRIPTION = """Fine-tune CLIP on your own images without losing other domains and untrained classes (AlignCLIP).
+
+Upload a zip of `class/image` or `domain/class/image`, create a fine-tuning job, poll it, classify with the model that
+it makes. The routes under `/v1` take the unmodified `openai` client; the classify routes take `huggingface_hub`'s
+`InferenceClient` too. Every request but the health checks carries `Authorization: Bearer <key>`.
+"""
+ERRORS = {
+    400: "Something in the request cannot be used; `param` names it.",
+    401: "No API key, or not ours.",
+    404: "No such thing of this owner.",
+    413: "More bytes than this route takes.",
+}
+MAX_JSON_BYTES = 64 * 2**20  # ten thousand long class names fit many times
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application on these settings; database, files and models are opened when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with open_resources(settings) as resources:
+            app.state.resources = resources
+            yield
+
+    app = FastAPI(
+        title="AlignCLIP Service",
+        version=version("alignclip-service"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    app.add_middleware(BodyLimit, limit_of=lambda request: _body_limit(request, settings))
+    app.add_middleware(RequestLog)  # added last, so it stands outside of the others
+    install_error_handlers(app)
+    app.include_router(health.router)
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer, "description": text} for status, text in ERRORS.items()
+    }
+    errors["default"] = {"model": ErrorAnswer, "description": "Any other error has the same body."}
+    for routes in (files, jobs, similarity, classify, models):  # models last: its path takes everything below it
+        app.include_router(routes.router, responses=errors)
+    return app
+
+
+def create_app_from_environment() -> FastAPI:
+    """For `uvicorn --factory`."""
+    configure_logging()
+    return create_app(Settings())
+
+
+def _body_limit(request: Request, settings: Settings) -> int:
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if request.url.path.endswith("/classify"):
+            return min(
+                settings.max_body_bytes, settings.max_images_per_request * settings.max_image_bytes + MAX_JSON_BYTES
+            )
+        return settings.max_body_bytes
+    # JSON and raw bodies are held in memory; an image in base64 has 4 bytes for 3.
+    return min(settings.max_body_bytes, settings.max_image_bytes * 4 // 3 + MAX_JSON_BYTES)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,218 @@
+"""Loaded models: text towers once each, image towers while they fit in memory, each loaded once however many ask."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from alignclip_core.base_models import BaseModel, find_base_model
+from alignclip_core.classifier import Classifier
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.encoder import TextEncoder, build_image_encoder, build_text_encoder
+from alignclip_core.errors import BaseModelUnknown, ConfigInvalid
+from alignclip_core.prompts import embed_classes
+from alignclip_store import tables
+from alignclip_store.artifacts import ArtifactStore
+from alignclip_store.settings import Settings
+
+MAX_EMBEDDINGS = 200_000  # of 512 floats each: 400 MB at most
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class KeyedLocks:
+    """One lock per key, for as long as somebody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[Hashable, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def holding(self, key: Hashable) -> Iterator[None]:
+        """Wait for the key's lock and hold it during the block."""
+        with self._guard:
+            lock, num_users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = lock, num_users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                _, num_users = self._locks.pop(key)
+                if num_users > 1:
+                    self._locks[key] = lock, num_users - 1
+
+
+class BoundedCache(Generic[Key, Value]):
+    """Keeps what was used last while the sum of sizes fits; a single value over the bound is kept alone."""
+
+    def __init__(self, max_size: int, size_of: Callable[[Value], int]) -> None:
+        self._max_size = max_size
+        self._size_of = size_of
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._size = 0
+        self._guard = threading.Lock()
+
+    def get(self, key: Key) -> Value | None:
+        with self._guard:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: Key, value: Value) -> None:
+        with self._guard:
+            self._drop(key)
+            self._values[key] = value
+            self._size += self._size_of(value)
+            while self._size > self._max_size and len(self._values) > 1:
+                self._drop(next(iter(self._values)))
+
+    def drop(self, key: Key) -> None:
+        with self._guard:
+            self._drop(key)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _drop(self, key: Key) -> None:
+        if key in self._values:
+            self._size -= self._size_of(self._values.pop(key))
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """What a config may ask of an image tower."""
+
+    num_blocks: int
+    parameter_names: tuple[str, ...]  # inside the tower
+
+    def check_fits(self, config: FinetuneConfig) -> None:
+        """Raises `ConfigInvalid` for blocks and parameters that the tower does not have."""
+        if config.layer_alignment_weight and config.num_aligned_layers > self.num_blocks:
+            raise ConfigInvalid(
+                f"num_aligned_layers is {config.num_aligned_layers}; the image tower has {self.num_blocks} blocks.",
+                param="num_aligned_layers",
+            )
+        if config.dv_start_block is not None and config.dv_start_block >= self.num_blocks:
+            raise ConfigInvalid(
+                f"dv_start_block is {config.dv_start_block}; the image tower has blocks 0 to {self.num_blocks - 1}.",
+                param="dv_start_block",
+            )
+        for given in config.frozen_modules:
+            prefix = given.removeprefix("visual.")
+            if not any(name == prefix or name.startswith(f"{prefix}.") for name in self.parameter_names):
+                known = ", ".join(sorted({name.split(".")[0] for name in self.parameter_names}))
+                raise ConfigInvalid(
+                    f"frozen_modules names {given!r}, which the image tower does not have; it has {known}.",
+                    param="frozen_modules",
+                )
+
+
+class ModelCache:
+    """The models of one API process."""
+
+    def __init__(self, settings: Settings, artifacts: ArtifactStore) -> None:
+        self._settings = settings
+        self._artifacts = artifacts
+        self._loading = KeyedLocks()
+        self._encoding = KeyedLocks()  # tokenizers do not bear two threads
+        self._text_encoders: dict[str, TextEncoder] = {}
+        self._tower_shapes: dict[str, TowerShape] = {}
+        self._classifiers: BoundedCache[str, Classifier] = BoundedCache(
+            settings.model_cache_bytes, lambda classifier: classifier.num_bytes
+        )
+        self._embeddings: BoundedCache[tuple[str, tuple[str, ...], bool, str], Tensor] = BoundedCache(
+            MAX_EMBEDDINGS, lambda _: 1
+        )
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+
+    def base_model(self, model_id: str) -> BaseModel:
+        """The card of a local base model. Raises `BaseModelUnknown` or `BaseModelNotLocal`."""
+        return find_base_model(model_id, self._settings.models_location)
+
+    def find_base_model(self, model_id: str) -> BaseModel | None:
+        """The card of a local base model, or None: the id may be a tuned model's."""
+        try:
+            return self.base_model(model_id)
+        except BaseModelUnknown:
+            return None
+
+    def tower_shape(self, base_model: BaseModel) -> TowerShape:
+        """Shape of the image tower. Raises `BaseModelUnfit` for a tower that cannot be trained."""
+        with self._loading.holding(("shape", base_model.id)):
+            if base_model.id not in self._tower_shapes:
+                encoder = build_image_encoder(base_model)
+                names = tuple(name.removeprefix("visual.") for name, _ in encoder.named_parameters())
+                self._tower_shapes[base_model.id] = TowerShape(encoder.num_blocks, names)
+            return self._tower_shapes[base_model.id]
+
+    def text_encoder(self, base_model: BaseModel) -> TextEncoder:
+        """The text tower; base models with the same text model share it."""
+        with self._loading.holding(("text", base_model.text_model)):
+            if base_model.text_model not in self._text_encoders:
+                self._text_encoders[base_model.text_model] = build_text_encoder(base_model)
+            return self._text_encoders[base_model.text_model]
+
+    @contextmanager
+    def encoding(self, base_model: BaseModel) -> Iterator[TextEncoder]:
+        """The text tower for one thread at a time."""
+        encoder = self.text_encoder(base_model)
+        with self._encoding.holding(encoder.text_model):
+            yield encoder
+
+    def base_classifier(self, base_model: BaseModel) -> Classifier:
+        """The zero-shot classifier of a base model."""
+        return self._classifier(base_model.id, lambda: Classifier.from_base(base_model))
+
+    def tuned_classifier(self, model: tables.Model) -> Classifier:
+        """The classifier of a tuned model, its files fetched and their hash checked. Raises `ArtifactCorrupt`."""
+        base_model = self.base_model(model.base_model)
+
+        def load() -> Classifier:
+            local = self._artifacts.local_path(model.artifact_uri)
+            if local is not None:
+                return Classifier.load(local, base_model)
+            with TemporaryDirectory(dir=self._settings.home_dir, prefix="model-") as folder:
+                fetched = self._artifacts.fetch_folder(model.artifact_uri, Path(folder) / "model")
+                return Classifier.load(fetched, base_model)
+
+        return self._classifier(model.id, load)
+
+    def forget(self, model_id: str) -> None:
+        """Free a model that was deleted."""
+        self._classifiers.drop(model_id)
+
+    def class_embeddings(
+        self, base_model: BaseModel, labels: Sequence[str], templates: Sequence[str], *, hyphens_to_spaces: bool = False
+    ) -> Tensor:
+        """Class embeddings [labels, dim] of unit length; only labels that are new meet the text tower."""
+        keys = {label: (base_model.text_model, tuple(templates), hyphens_to_spaces, label) for label in labels}
+        found = {label: self._embeddings.get(key) for label, key in keys.items()}
+        missing = [label for label, embedding in found.items() if embedding is None]
+        if missing:
+            with self.encoding(base_model) as encoder:
+                computed = embed_classes(encoder, missing, templates, hyphens_to_spaces)
+            for label, embedding in zip(missing, computed, strict=True):
+                found[label] = embedding.clone()
+                self._embeddings.put(keys[label], embedding.clone())
+        return torch.stack([embedding for label in labels if (embedding := found[label]) is not None])
+
+    def _classifier(self, model_id: str, load: Callable[[], Classifier]) -> Classifier:
+        with self._loading.holding(("image", model_id)):
+            classifier = self._classifiers.get(model_id)
+            if classifier is None:
+                classifier = load()
+                self._classifiers.put(model_id, classifier)
+            return classifier

@@ -1,0 +1,106 @@
+"""Classify images with a base or a tuned model, in our form or in huggingface_hub's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+
+from alignclip_store import models
+from alignclip_store.database import reading
+from api.answers import ClassifyAnswer, ModelAnswer, PredictionAnswer
+from api.classification import classify
+from api.classify_forms import DEFAULT_TOP_K, read_classify_request
+from api.dependencies import OwnerDep, ResourcesDep
+from api.errors import speaks_hugging_face
+from api.resources import Resources
+
+router = APIRouter(prefix="/v1/models", tags=["classify"])
+
+_NAMES = {"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}
+_OPTIONS: dict[str, Any] = {
+    "top_k": {"type": "integer", "minimum": 1, "description": f"Unset: {DEFAULT_TOP_K}, or all labels that are named."},
+    "function_to_apply": {"type": "string", "enum": ["softmax", "sigmoid", "none"], "default": "softmax"},
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "labels": _NAMES | {"description": "Repeated, or a JSON list. Unset: the model's own classes."},
+                        "templates": _NAMES | {"description": "Unset: the model's own."},
+                        **_OPTIONS,
+                    },
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "inputs": {"type": "string", "format": "byte", "description": "An image in base64."},
+                        "parameters": {
+                            "type": "object",
+                            "properties": {
+                                "candidate_labels": {"type": "array", "items": {"type": "string"}},
+                                "hypothesis_template": {"type": "string"},
+                                **_OPTIONS,
+                            },
+                        },
+                    },
+                }
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.post("/{model:path}/classify", openapi_extra=_BODY)
+async def classify_images(
+    model: str, request: Request, owner: OwnerDep, resources: ResourcesDep
+) -> ClassifyAnswer | list[PredictionAnswer]:
+    """The likeliest labels of one or many images; any labels, whether the model was trained on them or not.
+
+    Multipart gets an object with every image's predictions. JSON and raw bytes, the forms that huggingface_hub sends,
+    get a plain list of the one image's predictions.
+    """
+    wanted = await read_classify_request(request, resources.settings)
+    try:
+        answers = await to_thread.run_sync(
+            classify, resources, owner, model, wanted, limiter=resources.classify_limiter
+        )
+    finally:
+        if wanted.form is not None:
+            await wanted.form.close()
+    if speaks_hugging_face(request):
+        return answers[0].predictions
+    return ClassifyAnswer(model=model, data=answers)
+
+
+@router.get("/{model:path}/classify/health")
+def check_classify_health(model: str, owner: OwnerDep, resources: ResourcesDep) -> dict[str, str]:
+    """200 where the model is; what `InferenceClient.health_check` asks."""
+    _describe(resources, owner, model)
+    return {"status": "ok"}
+
+
+@router.get("/{model:path}/classify/info")
+def retrieve_classify_info(model: str, owner: OwnerDep, resources: ResourcesDep) -> ModelAnswer:
+    """The model; what `InferenceClient.get_endpoint_info` asks."""
+    return _describe(resources, owner, model)
+
+
+def _describe(resources: Resources, owner: str, model: str) -> ModelAnswer:
+    card = resources.models.find_base_model(model)
+    if card is not None:
+        return ModelAnswer.of_base(card)
+    with reading(resources.engine) as session:
+        return ModelAnswer.of_tuned(models.get_model(session, owner, model))

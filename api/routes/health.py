@@ -1,0 +1,70 @@
+"""Whether the service lives, and whether it can work. Open to all: load balancers have no key."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from kombu.exceptions import OperationalError as BrokerError
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+
+from alignclip_store.database import SchemaState, schema_state
+from api.dependencies import ResourcesDep
+from api.resources import Resources
+
+BROKER_SECONDS = 1.0
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """What the service stands on. Without a broker jobs are taken and wait; without a database nothing works."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    database: Literal["ok", "unreachable"]
+    db_schema: SchemaState | None
+    broker: Literal["ok", "unreachable"]
+
+
+@router.get("/healthz")
+async def get_health() -> Health:
+    """Always 200 while the process answers."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "No database, or not its newest schema."}})
+def get_readiness(resources: ResourcesDep, response: Response) -> Readiness:
+    """200 when requests can be served, if only with delay; 503 when not."""
+    schema = _find_schema(resources)
+    has_broker = _reaches_broker(resources)
+    if schema != "current":
+        response.status_code = 503
+    return Readiness(
+        status="unavailable" if schema != "current" else "ready" if has_broker else "degraded",
+        database="unreachable" if schema is None else "ok",
+        db_schema=schema,
+        broker="ok" if has_broker else "unreachable",
+    )
+
+
+def _find_schema(resources: Resources) -> SchemaState | None:
+    try:
+        return schema_state(resources.engine)
+    except SQLAlchemyError:
+        return None
+
+
+def _reaches_broker(resources: Resources) -> bool:
+    try:
+        with resources.queue.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+    except (BrokerError, OSError):
+        return False
+    return True

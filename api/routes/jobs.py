@@ -1,0 +1,223 @@
+"""Fine-tuning jobs: OpenAI's /fine_tuning/jobs, and what it has no words for beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from sqlalchemy.orm import Session
+
+from alignclip_store import jobs, similarities, tables
+from alignclip_store.database import reading, transaction
+from alignclip_store.errors import EventNotFound, RowNotFound
+from alignclip_store.events import list_events
+from api import class_similarity
+from api.answers import (
+    CheckpointAnswer,
+    EventAnswer,
+    JobAnswer,
+    ListAnswer,
+    MetricAnswer,
+    RunAnswer,
+    SimilarityAnswer,
+    page,
+)
+from api.dependencies import After, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
+from api.heat_map import draw_heat_map
+from api.resources import Resources
+from api.schemas import FinetuneRequest
+from api.streaming import stream_artifact
+from api.submission import submit_job
+
+METADATA_PREFIX = "metadata["
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
+
+
+@router.post("", dependencies=[Depends(require_json)])
+def create_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep, delivery: DeliveryDep) -> JobAnswer:
+    """Check everything but the pixels, compute the class similarity, and queue the job.
+
+    The same body sent again by a client that lost the answer (its retry count or an Idempotency-Key says so) gets
+    the job that is there.
+    """
+    job = submit_job(resources, owner, body, delivery)
+    return _answer(resources, job)
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    owner: OwnerDep,
+    resources: ResourcesDep,
+    after: After = None,
+    limit: Limit = 20,
+    metadata: Annotated[
+        Literal["null"] | None, Query(description="`null`: jobs without metadata. Else `metadata[key]=value`.")
+    ] = None,
+) -> ListAnswer[JobAnswer]:
+    """The owner's jobs, newest first."""
+    labels = {
+        name[len(METADATA_PREFIX) : -1]: value
+        for name, value in request.query_params.multi_items()
+        if name.startswith(METADATA_PREFIX) and name.endswith("]")
+    }
+    with reading(resources.engine) as session:
+        rows, has_more = jobs.list_jobs(
+            session, owner, after=after, limit=limit, labels=labels, without_labels=metadata == "null"
+        )
+        answers = [JobAnswer.of(row, _similarity_sha256(session, row)) for row in rows]
+    return page(answers, has_more)
+
+
+@router.get("/{job_id}")
+def retrieve_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+    """One job."""
+    with reading(resources.engine) as session:
+        job = jobs.get_job(session, owner, job_id)
+    return _answer(resources, job)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+    """Cancel a waiting job at once; a running one keeps its status until its trainer has stopped.
+
+    `cancel_requested_at` says that the wish is known. Asking again changes nothing.
+    """
+    with transaction(resources.engine) as session:
+        job = jobs.request_cancel(session, owner, job_id)
+    return _answer(resources, job)
+
+
+@router.get("/{job_id}/events")
+def list_job_events(
+    job_id: str,
+    owner: OwnerDep,
+    resources: ResourcesDep,
+    after: After = None,
+    limit: Limit = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> ListAnswer[EventAnswer]:
+    """What happened to the job, newest first; `order=asc` with `after` follows it."""
+    with reading(resources.engine) as session:
+        rows, has_more = list_events(
+            session, owner, job_id, after=_event_number(after), limit=limit, newest_first=order == "desc"
+        )
+    return page([EventAnswer.of(row) for row in rows], has_more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_job_checkpoints(
+    job_id: str, owner: OwnerDep, resources: ResourcesDep, after: After = None, limit: Limit = 10
+) -> ListAnswer[CheckpointAnswer]:
+    """The job's resume points that are kept, newest first."""
+    with reading(resources.engine) as session:
+        job = jobs.get_job(session, owner, job_id)
+        rows, has_more = jobs.list_checkpoints(session, owner, job_id, after=after, limit=limit)
+    return page([CheckpointAnswer.of(row, job) for row in rows], has_more)
+
+
+@router.get("/{job_id}/runs")
+def list_job_runs(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> ListAnswer[RunAnswer]:
+    """Every attempt of a worker at the job, oldest first."""
+    with reading(resources.engine) as session:
+        rows = jobs.list_runs(session, owner, job_id)
+    return page([RunAnswer.of(row) for row in rows], has_more=False)
+
+
+@router.get(
+    "/{job_id}/logs",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {}}, "description": "What the trainer wrote; empty before it starts."}},
+)
+def retrieve_job_logs(
+    job_id: str,
+    owner: OwnerDep,
+    resources: ResourcesDep,
+    run_id: Annotated[str | None, Query(description="One of the job's runs; unset: the last that has a log.")] = None,
+) -> Response:
+    """The trainer's log; while it trains, a copy that is a few seconds old."""
+    with reading(resources.engine) as session:
+        runs = jobs.list_runs(session, owner, job_id)
+    if run_id is not None and run_id not in {run.id for run in runs}:
+        raise RowNotFound(f"Job {job_id!r} has no run {run_id!r}.", param="run_id")
+    uris = [run.log_uri for run in runs if run.log_uri is not None and run_id in (None, run.id)]
+    if not uris:
+        return PlainTextResponse("")
+    return stream_artifact(resources.artifacts, uris[-1], media_type="text/plain; charset=utf-8")
+
+
+@router.get("/{job_id}/metrics")
+def list_job_metrics(
+    job_id: str,
+    owner: OwnerDep,
+    resources: ResourcesDep,
+    kind: Literal["train", "evaluation"] | None = None,
+    after_step: Annotated[int | None, Query(ge=-1, le=2**31 - 1, description="Only later steps.")] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Most steps of this page.")] = 1000,
+) -> ListAnswer[MetricAnswer]:
+    """Losses, accuracy, rate, speed and average weight per step; accuracies per evaluation. Oldest first."""
+    with reading(resources.engine) as session:
+        rows, has_more = jobs.list_metrics(session, owner, job_id, kind=kind, after_step=after_step, limit=limit)
+    return page([MetricAnswer.of(row) for row in rows], has_more)
+
+
+@router.get("/{job_id}/similarity")
+def retrieve_job_similarity(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> SimilarityAnswer:
+    """The class-similarity matrix that the job trains with, plain and normalised by the job's own scale."""
+    job, row = _similarity_of(resources, owner, job_id)
+    return class_similarity.to_answer(
+        row,
+        class_similarity.load(resources, row),
+        similarity_scale=job.config["similarity_scale"],
+        keep_diagonal=job.config["keep_diagonal"],
+    )
+
+
+@router.get(
+    "/{job_id}/similarity.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}, "description": "Heat map of the cosine matrix."}},
+)
+def retrieve_job_similarity_picture(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> Response:
+    """The class-similarity matrix as a picture."""
+    _, row = _similarity_of(resources, owner, job_id)
+    similarity = class_similarity.load(resources, row)
+    title = f"Class similarity, {similarity.text_model}"
+    return Response(draw_heat_map(similarity.cosine, similarity.class_names, title=title), media_type="image/png")
+
+
+@router.get(
+    "/{job_id}/similarity.safetensors",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "class_embeddings and cosine."}},
+)
+def retrieve_job_similarity_file(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> StreamingResponse:
+    """The class-similarity matrix as the trainer reads it."""
+    _, row = _similarity_of(resources, owner, job_id)
+    return stream_artifact(resources.artifacts, row.artifact_uri, media_type="application/octet-stream")
+
+
+def _answer(resources: Resources, job: tables.Job) -> JobAnswer:
+    with reading(resources.engine) as session:
+        return JobAnswer.of(job, _similarity_sha256(session, job))
+
+
+def _similarity_sha256(session: Session, job: tables.Job) -> str:
+    return similarities.get_similarity(session, job.owner, job.similarity_id).sha256
+
+
+def _similarity_of(resources: Resources, owner: str, job_id: str) -> tuple[tables.Job, tables.Similarity]:
+    with reading(resources.engine) as session:
+        job = jobs.get_job(session, owner, job_id)
+        return job, similarities.get_similarity(session, owner, job.similarity_id)
+
+
+def _event_number(after: str | None) -> int | None:
+    if after is None:
+        return None
+    number = after.removeprefix("ftevent-")
+    if not number.isdecimal() or len(number) > 18:
+        raise EventNotFound(f"No event {after!r}.", param="after")
+    return int(number)

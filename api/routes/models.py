@@ -1,0 +1,46 @@
+"""Base and tuned models: OpenAI's /models."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from alignclip_core.base_models import list_base_models
+from alignclip_store import models
+from alignclip_store.database import reading, transaction
+from api.answers import DeletedAnswer, ListAnswer, ModelAnswer, page
+from api.dependencies import OwnerDep, ResourcesDep
+from api.errors import RequestInvalid
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+def list_models(owner: OwnerDep, resources: ResourcesDep) -> ListAnswer[ModelAnswer]:
+    """Everything that classifies: base models whose files are here, then tuned models, newest first."""
+    cards = list_base_models(resources.settings.models_location)
+    with reading(resources.engine) as session:
+        tuned = models.list_models(session, owner)
+    answers = [ModelAnswer.of_base(card) for card in cards if card.is_local]
+    return page(answers + [ModelAnswer.of_tuned(row) for row in tuned], has_more=False)
+
+
+@router.get("/{model:path}")
+def retrieve_model(model: str, owner: OwnerDep, resources: ResourcesDep) -> ModelAnswer:
+    """One model."""
+    card = resources.models.find_base_model(model)
+    if card is not None:
+        return ModelAnswer.of_base(card)
+    with reading(resources.engine) as session:
+        return ModelAnswer.of_tuned(models.get_model(session, owner, model))
+
+
+@router.delete("/{model:path}")
+def delete_model(model: str, owner: OwnerDep, resources: ResourcesDep) -> DeletedAnswer:
+    """Delete a tuned model and its files. Its job stays."""
+    if resources.models.find_base_model(model) is not None:
+        raise RequestInvalid(f"{model!r} is a base model; only tuned models can be deleted.", param="model")
+    with transaction(resources.engine) as session:
+        row = models.delete_model(session, owner, model)
+    resources.models.forget(model)
+    resources.artifacts.delete(row.artifact_uri)
+    return DeletedAnswer(id=model, object="model")

@@ -1,0 +1,123 @@
+"""The one use case of several steps: a request becomes a queued job, or is refused with the field and the reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.layout import DatasetLayout, read_layout
+from alignclip_core.dataset.splits import resolve_class_names, split_dataset
+from alignclip_core.errors import DatasetInvalid
+from alignclip_store import jobs, tables
+from alignclip_store.database import reading, transaction
+from alignclip_store.datasets import list_dataset, open_dataset
+from alignclip_store.errors import DatasetRejected, FileNotFound
+from alignclip_store.queue import wake
+from alignclip_store.repeats import find_keyed_job, find_repeated_job
+from api import class_similarity
+from api.dependencies import Delivery
+from api.errors import RequestInvalid
+from api.resources import Resources
+from api.schemas import FinetuneRequest
+
+
+def submit_job(resources: Resources, owner: str, request: FinetuneRequest, delivery: Delivery) -> tables.Job:
+    """The queued job of a request; the one that is there already when the client sent the request before."""
+    # Equal bodies wait for each other, so that a repeat that overtakes its original still finds its job.
+    with resources.computing.holding((owner, delivery.sha256)):
+        repeated = _find_repeated(resources, owner, delivery)
+        if repeated is not None:
+            return repeated
+        config, similarity = _prepare(resources, owner, request)
+        job = _insert(resources, owner, request, delivery, config, similarity)
+    wake(resources.queue, job.id)  # after the commit; a broker that is away only delays
+    return job
+
+
+def _find_repeated(resources: Resources, owner: str, delivery: Delivery) -> tables.Job | None:
+    with reading(resources.engine) as session:
+        if delivery.idempotency_key is not None:
+            job = find_keyed_job(session, owner, delivery.idempotency_key)
+            if job is not None and job.request_sha256 != delivery.sha256:
+                raise RequestInvalid(
+                    f"Idempotency-Key {delivery.idempotency_key!r} came with another body before; take a new key.",
+                    param="Idempotency-Key",
+                    code="idempotency_key_reused",
+                )
+            return job
+        return find_repeated_job(session, owner, delivery.sha256) if delivery.is_retry else None
+
+
+def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, tables.Similarity]:
+    """Everything that is checked and computed before a row is written."""
+    base_model = resources.models.base_model(request.model)
+    training = _read_dataset(resources, owner, request.training_file, param="training_file")
+    validation = None
+    if request.validation_file is not None:
+        validation = _read_dataset(resources, owner, request.validation_file, param="validation_file", min_classes=1)
+    class_names = resolve_class_names(training, request.class_names)
+    config = request.to_config(base_model, class_names)
+    resources.models.tower_shape(base_model).check_fits(config)
+    try:
+        split = split_dataset(training, config, validation)
+    except DatasetInvalid as error:
+        raise DatasetInvalid(error.message, param=error.param or "training_file") from error
+    if request.n_epochs is not None:
+        steps_per_epoch = math.ceil(len(split.train) / config.global_batch_size)
+        config = replace(config, num_steps=request.n_epochs * steps_per_epoch)
+    similarity = class_similarity.find_or_compute(
+        resources,
+        owner,
+        base_model,
+        tuple(config.class_names.values()),
+        config.templates,
+        hyphens_to_spaces=config.hyphens_to_spaces,
+    )
+    return config, similarity
+
+
+def _insert(
+    resources: Resources,
+    owner: str,
+    request: FinetuneRequest,
+    delivery: Delivery,
+    config: FinetuneConfig,
+    similarity: tables.Similarity,
+) -> tables.Job:
+    try:
+        with transaction(resources.engine) as session:
+            job = jobs.create_job(
+                session,
+                owner,
+                config=config.to_json(),
+                request=delivery.body,
+                training_file=request.training_file,
+                validation_file=request.validation_file,
+                suffix=request.suffix,
+                labels=request.metadata or {},
+                similarity_id=similarity.id,
+                num_steps=config.num_steps,
+                base_model=config.base_model,
+            )
+            job.request_sha256 = delivery.sha256
+            job.idempotency_key = delivery.idempotency_key
+    except FileNotFound as error:  # deleted since it was listed
+        raise DatasetRejected(error.message, param=error.param) from error
+    return job
+
+
+def _read_dataset(
+    resources: Resources, owner: str, reference: str, *, param: str, min_classes: int = 2
+) -> DatasetLayout:
+    """Classes, domains and images of a dataset by its listing alone. Every fault names the field `param`."""
+    try:
+        with reading(resources.engine) as session:
+            dataset = open_dataset(session, owner, reference, resources.settings, param=param)
+        paths = list_dataset(dataset, resources.artifacts, resources.settings)
+        return read_layout(paths, min_classes=min_classes)
+    except FileNotFound as error:
+        # A wrong word in a body is a wrong request (400): 404 would say that the route leads nowhere.
+        raise DatasetRejected(error.message, param=param) from error
+    except DatasetInvalid as error:
+        raise DatasetInvalid(error.message, param=param) from error

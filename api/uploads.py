@@ -1,0 +1,89 @@
+"""An uploaded file on disk: multipart is parsed while it arrives, and never held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from api.dependencies import OwnerDep, ResourcesDep
+from api.errors import MediaTypeUnsupported, RequestInvalid
+
+MAX_FIELDS = 20  # `purpose` and `expires_after[...]` are all that clients send
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that lies on disk until the request ends, and the text fields beside it."""
+
+    path: Path
+    filename: str
+    num_bytes: int
+    sha256: str
+    fields: dict[str, str]
+
+
+class DiskParser(MultiPartParser):
+    """Writes file parts to named files in one folder: that of the artifacts' disk, not a small /tmp."""
+
+    folder: Path
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        part = self._current_part.file
+        if part is not None:
+            part.file.close()
+            # Closed with the form, which removes it.
+            named: Any = NamedTemporaryFile(dir=self.folder, prefix="upload-")  # noqa: SIM115
+            part.file = named
+            self._files_to_close_on_error.append(named)
+
+
+async def receive_upload(request: Request, owner: OwnerDep, resources: ResourcesDep) -> AsyncIterator[Upload]:
+    """The one file of a multipart body. The owner is known before the first byte is read."""
+    require_multipart(request)
+    parser = DiskParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS)
+    parser.folder = resources.uploads_folder
+    form = await parse_form(parser)
+    try:
+        yield await run_in_threadpool(_describe, form)
+    finally:
+        await form.close()
+
+
+UploadDep = Annotated[Upload, Depends(receive_upload)]
+
+
+def require_multipart(request: Request) -> None:
+    """Raises `MediaTypeUnsupported` for a body of another kind."""
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        raise MediaTypeUnsupported(f"The body is {kind or 'of no content type'}; send multipart/form-data.")
+
+
+async def parse_form(parser: MultiPartParser) -> FormData:
+    """The parsed form; `RequestInvalid` where the client's multipart is broken."""
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise RequestInvalid(f"The multipart body cannot be read: {error.message}", code="invalid_multipart") from error
+
+
+def _describe(form: FormData) -> Upload:
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise RequestInvalid("The form has no file in its field `file`.", param="file")
+    file.file.flush()
+    path = Path(file.file.name or "")
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    return Upload(path, file.filename or "", path.stat().st_size, digest, fields)
