@@ -142,6 +142,7 @@ def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise _as_os_error(error) from error
+    path.chmod(0o644)  # safetensors lets nobody but the owner read it
     return _hash(path)
 
 

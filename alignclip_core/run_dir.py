@@ -176,6 +176,12 @@ class RunDir:
         with self.metrics_file.open("ab") as file:
             file.write(json.dumps(asdict(record)).encode() + b"\n")
 
+    def drop_partial_record(self) -> None:
+        """Cut off what a trainer that was killed in the middle of a line left, before the next one appends."""
+        if self.metrics_file.is_file():
+            content = self.metrics_file.read_bytes()
+            os.truncate(self.metrics_file, content.rfind(b"\n") + 1)
+
     def read_records(self, offset: int = 0) -> tuple[list[Record], int]:
         """The records that are complete from byte `offset` on, and the offset behind the last of them."""
         if not self.metrics_file.is_file():

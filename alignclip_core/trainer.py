@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ class Trainer:
         self._training_set = _training_set(split, config, inputs, encoder, limits)
 
     def fit(self) -> Iterator[Record]:
-        """Train to the last step. A record for every step; one for each evaluation; one where a checkpoint is due.
+        """Train to the last step. A record for every step; one for each evaluation before the last step; one where a
+        checkpoint is due.
 
         A checkpoint record comes last in its step: who gets it saves `state_dict()` and `finished_weights()` before
         asking for the next. Raises `TrainingDiverged` and `ImageRejected`.
@@ -93,34 +94,36 @@ class Trainer:
             step_seconds.append(time.perf_counter() - started)
             speed = self.config.global_batch_size * len(step_seconds) / sum(step_seconds)
             yield Record(step=self.step, kind="train", values=values | {"images_per_second": speed})
-            if self.step % evaluate_every == 0 and self.step < last_step and self._split.validation:
-                yield Record(step=self.step, kind="evaluation", values=self.evaluate_source_validation())
+            if self.step % evaluate_every == 0 and self.step < last_step:
+                found = self.evaluate_source_validation(self.weight_sets)
+                yield Record(step=self.step, kind="evaluation", values=found)
             if self.step % checkpoint_every == 0 or self.step == last_step:
-                self._check_weights()
                 yield Record(step=self.step, kind="checkpoint", values={})
             started = time.perf_counter()
 
-    def evaluate_source_validation(self) -> dict[str, Evaluation]:
-        """Raw weights, and averaged ones where there are any, on the validation images."""
+    @property
+    def weight_sets(self) -> tuple[str, ...]:
+        """Names of the weights that can be evaluated; the last is what is kept in the end."""
+        return ("raw",) if self._average is None else ("raw", "bma")
+
+    def evaluate_source_validation(self, weight_sets: Sequence[str]) -> dict[str, Evaluation]:
+        """The accuracy of these weights on the validation images; {} where there are none."""
         domains, classes = SOURCE_VALIDATION
         groups = [group for group in self._split.groups if (group.domains, group.classes) == SOURCE_VALIDATION]
         if not groups:
             return {}
-        found = {"raw": self.evaluate(groups, self._parameters)}
-        if self._average is not None:
-            found["bma"] = self.evaluate(groups, self._average.parameters)
-        return {name: evaluations[domains][classes] for name, evaluations in found.items()}
+        return {weights: self.evaluate(groups, weights)[domains][classes] for weights in weight_sets}
 
     def evaluate(
         self,
-        groups: tuple[EvaluationGroup, ...] | list[EvaluationGroup],
-        parameters: Mapping[str, Tensor] | None = None,
+        groups: Sequence[EvaluationGroup],
+        weights: str | None = None,
         after_batch: Callable[[], None] = lambda: None,
     ) -> Evaluations:
-        """One evaluation for each group, with these parameters or else the finished ones."""
+        """One evaluation for each group, with these weights or else those that are kept. `after_batch` may raise."""
         if not groups:
             return {}
-        parameters = dict(self.finished_parameters() if parameters is None else parameters)
+        parameters = dict(self._parameters if weights == "raw" else self.finished_parameters())
 
         def encode(images: Tensor) -> Tensor:
             with self._autocast():
@@ -140,6 +143,12 @@ class Trainer:
         return evaluate(
             features, samples, groups, self._class_embeddings, tuple(self.config.class_names), self._logit_scale
         )
+
+    def check_weights(self) -> None:
+        """Raises `TrainingDiverged` when a weight is not finite: a gradient can be infinite where the loss is not."""
+        for name, parameter in self._parameters.items():
+            if not torch.isfinite(parameter).all():
+                raise _diverged(self.step, f"parameter {name}", self.config)
 
     def finished_parameters(self) -> Mapping[str, Tensor]:
         """The trained parameters as they are kept: averaged, where the config averages."""
@@ -218,12 +227,6 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-
-    def _check_weights(self) -> None:
-        """A gradient can be infinite while the loss is not, and the loss would tell one step too late."""
-        for name, parameter in self._parameters.items():
-            if not torch.isfinite(parameter).all():
-                raise _diverged(self.step, f"parameter {name}", self.config)
 
 
 def learning_rate_at(num_updates: int, config: FinetuneConfig) -> float:

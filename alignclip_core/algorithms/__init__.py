@@ -20,6 +20,7 @@ _MODULES: Mapping[str, type[AlignClip]] = {
     "clipood": AlignClip,
     "finetune": AlignClip,
     "label_smoothing": AlignClip,
+    "zero_shot": AlignClip,  # with no step to take
 }
 
 

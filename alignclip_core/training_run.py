@@ -1,0 +1,216 @@
+"""One run of the trainer: what it reads from the run directory and writes there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignclip_core.base_models import BaseModel, find_base_model
+from alignclip_core.checkpoint import load_checkpoint, make_manifest, save_checkpoint, save_model
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.check import check_images
+from alignclip_core.dataset.layout import DatasetLayout, list_folder, read_layout
+from alignclip_core.dataset.splits import Split, split_dataset
+from alignclip_core.encoder import build_image_encoder, build_text_encoder
+from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid, TrainingStopped
+from alignclip_core.evaluation import SOURCE_VALIDATION, Evaluation, Evaluations, headline
+from alignclip_core.images import DEFAULT_LIMITS, ImageLimits
+from alignclip_core.prompts import class_similarity_of
+from alignclip_core.run_dir import ClassSimilarity, Record, RecordKind, RunDir
+from alignclip_core.trainer import Trainer
+
+KEPT_CHECKPOINTS = 2
+# The service has checked each image under its own limits; these only keep out what no machine should decode.
+CHECKED_LIMITS = ImageLimits(max_bytes=2**30, max_pixels=170_000_000)
+MAY_CHANGE = frozenset({"num_loader_workers", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps"})
+"""Fields of the config that may differ between a checkpoint and the run that goes on from it."""
+
+log = logging.getLogger(__package__)
+
+
+class TrainingRun:
+    """A trainer with its run directory: reads the inputs, writes what the trainer yields."""
+
+    def __init__(self, run_dir: RunDir, *, models_dir: Path, stop: threading.Event, is_supervised: bool) -> None:
+        self._run_dir = run_dir
+        self._stop = stop
+        self._step = 0
+        self._saved_step: int | None = None
+        self._zero_shot: Evaluations | None = None
+        self._say("phase", {"phase": "loading"})
+        self._config = run_dir.read_config()
+        self._base_model = find_base_model(self._config.base_model, models_dir)
+        self._split = self._read_split(is_supervised)
+        self._similarity = read_similarity(run_dir, self._config, self._base_model)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._trainer = Trainer(
+            build_image_encoder(self._base_model, device),
+            self._config,
+            self._similarity,
+            self._split,
+            inputs=run_dir.inputs,
+            limits=CHECKED_LIMITS if is_supervised else DEFAULT_LIMITS,
+        )
+        self._tell(
+            "info",
+            f"{len(self._split.train)} images of {len(self._config.trained_classes)} classes train, "
+            f"{len(self._split.validation)} validate; {self._config.num_steps} steps of "
+            f"{self._config.global_batch_size} on {device.type}, {torch.get_num_threads()} threads.",
+        )
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint whose files are whole, if there is one."""
+        for step, folder in reversed(self._run_dir.list_checkpoints()):
+            try:
+                saved, state = load_checkpoint(folder)
+            except ArtifactCorrupt as error:
+                self._tell("warn", f"Checkpoint {folder.name} is left out: {error.message}")
+                continue
+            _check_same_run(folder.name, saved.manifest, self._config, self._similarity)
+            self._trainer.load_state_dict(state)
+            self._zero_shot = state["zero_shot"]
+            self._step = self._saved_step = step
+            self._tell("info", f"Going on from step {step} of {self._config.num_steps}.")
+            return
+
+    def evaluate_zero_shot(self) -> None:
+        """The accuracy of the base model; a run that goes on has it already."""
+        if self._zero_shot is None:
+            self._say("phase", {"phase": "evaluating_zero_shot"})
+            self._zero_shot = self._trainer.evaluate(self._split.groups, after_batch=self._raise_if_stopped)
+            self._say_evaluation({"zero_shot": self._zero_shot}, {})
+
+    def fit(self) -> None:
+        """Train to the last step, writing metrics and checkpoints."""
+        self._say("phase", {"phase": "training"})
+        for record in self._trainer.fit():
+            self._step = record.step
+            if record.kind == "checkpoint":
+                self._save_checkpoint()
+            elif record.kind != "train" or self._is_logged(record.step):
+                self._say(record.kind, dict(record.values))
+            if self._stop.is_set():
+                if self._saved_step != self._step:
+                    self._save_checkpoint()
+                self._raise_if_stopped()
+
+    def finish(self) -> None:
+        """Evaluate the finished weights and write `model/`, last of all."""
+        assert self._zero_shot is not None
+        tuned = self._zero_shot
+        if self._config.num_steps:
+            self._say("phase", {"phase": "evaluating"})
+            tuned = self._trainer.evaluate(self._split.groups, after_batch=self._raise_if_stopped)
+            *others, kept = self._trainer.weight_sets
+            self._say_evaluation({kept: tuned}, self._trainer.evaluate_source_validation(others))
+        self._say("phase", {"phase": "saving"})
+        result = {"zero_shot": self._zero_shot, "tuned": tuned, "headline": headline(self._zero_shot, tuned)}
+        save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result))
+        self._tell("info", "The model is complete.")
+
+    def _read_split(self, is_supervised: bool) -> Split:
+        layout = self._read_layout(self._run_dir.dataset, 2, is_supervised)
+        validation = None
+        if self._run_dir.validation.is_dir():
+            validation = self._read_layout(self._run_dir.validation, 1, is_supervised)
+        return split_dataset(layout, self._config, validation)
+
+    def _read_layout(self, folder: Path, min_classes: int, is_supervised: bool) -> DatasetLayout:
+        """Bad images are left out here where no service has done it; without `skip_bad_images` the first ends all."""
+        paths = list_folder(folder)
+        layout = read_layout(paths, min_classes=min_classes)
+        if is_supervised or not self._config.skip_bad_images:
+            return layout
+        bad = check_images(folder, layout.samples, on_progress=lambda *_: self._raise_if_stopped())
+        for image in bad:
+            self._tell("warn", f"{image.path} is left out: {image.reason}")
+        left_out = {image.path for image in bad}
+        return read_layout((path for path in paths if path not in left_out), min_classes=min_classes)
+
+    def _save_checkpoint(self) -> None:
+        self._trainer.check_weights()
+        folder = self._run_dir.checkpoint_folder(self._step)
+        state = self._trainer.state_dict() | {"zero_shot": self._zero_shot}
+        save_checkpoint(folder, self._trainer.finished_weights(), self._manifest(), state)
+        self._saved_step = self._step
+        self._say("checkpoint", {"folder": folder.name})
+        for _, old in self._run_dir.list_checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def _manifest(self, result: dict[str, Any] | None = None) -> dict[str, Any]:
+        return make_manifest(
+            self._config,
+            self._base_model,
+            self._similarity,
+            preprocessing=self._trainer.encoder.preprocess,
+            logit_scale=self._config.logit_scale or self._trainer.encoder.logit_scale,
+            step=self._step,
+            result=result,
+        )
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self._config.log_every_steps == 0 or step == self._config.num_steps
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise TrainingStopped(f"Stopped after step {self._step} of {self._config.num_steps}.")
+
+    def _say_evaluation(self, evaluations: dict[str, Evaluations], others: dict[str, Evaluation]) -> None:
+        """What these evaluations of all groups, and `others`, say of source validation."""
+        domains, classes = SOURCE_VALIDATION
+        found = {name: each[domains][classes] for name, each in evaluations.items() if classes in each.get(domains, {})}
+        self._say("evaluation", others | found)
+
+    def _say(self, kind: RecordKind, values: dict[str, Any]) -> None:
+        if kind != "evaluation" or values:
+            self._run_dir.append_record(Record(step=self._step, kind=kind, values=values))
+        if kind in ("phase", "checkpoint"):
+            log.info("step %d: %s", self._step, next(iter(values.values())))
+
+    def _tell(self, level: str, message: str) -> None:
+        log.info("%s: %s", level, message)
+        self._say("event", {"level": level, "message": message})
+
+
+def read_similarity(run_dir: RunDir, config: FinetuneConfig, base_model: BaseModel) -> ClassSimilarity:
+    """The matrix among the inputs; computed and written there if it is absent.
+
+    Raises `ArtifactCorrupt` when it was made for other classes, templates or another text model.
+    """
+    if not run_dir.similarity_file.is_file():
+        text_encoder = build_text_encoder(base_model)
+        class_similarity_of(
+            text_encoder, tuple(config.class_names.values()), config.templates, config.hyphens_to_spaces
+        ).save(run_dir.similarity_file)
+    similarity = ClassSimilarity.load(run_dir.similarity_file)
+    expected = {
+        "class_names": tuple(config.class_names.values()),
+        "templates": config.templates,
+        "text_model": base_model.text_model,
+    }
+    for name, value in expected.items():
+        found = getattr(similarity, name)
+        if found != value:
+            raise ArtifactCorrupt(
+                f"{run_dir.similarity_file.name} was made for {name}={found}, not {value}; remove it to have it "
+                "computed again."
+            )
+    return similarity
+
+
+def _check_same_run(name: str, manifest: dict[str, Any], config: FinetuneConfig, similarity: ClassSimilarity) -> None:
+    """A checkpoint of other settings would give neither run's weights."""
+    now = config.to_json() | {"similarity": similarity.sha256}
+    then = manifest["config"] | {"similarity": manifest["similarity_sha256"]}
+    for field in now.keys() - MAY_CHANGE:
+        if now[field] != then.get(field):
+            raise ConfigInvalid(
+                f"Checkpoint {name} was made with {field}={then.get(field)}, the config says {now[field]}; "
+                "put the value back, or remove the checkpoints to start again.",
+                param=field,
+            )
