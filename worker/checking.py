@@ -1,0 +1,77 @@
+"""The last look at a dataset before a trainer starts: every pixel, then the classes and the split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.check import BadImage, check_images
+from alignclip_core.dataset.layout import DatasetLayout, list_folder, read_layout
+from alignclip_core.dataset.splits import Split, split_dataset
+from alignclip_core.errors import ImageRejected
+from alignclip_core.images import ImageLimits
+from worker.current_run import CurrentRun
+
+NUM_NAMED_IMAGES = 20  # in a message; an event's data lists more
+NUM_LISTED_IMAGES = 1000
+PROGRESS_SECONDS = 10.0  # between two events about a long check
+
+
+def check_dataset(run: CurrentRun, config: FinetuneConfig) -> Split:
+    """The split that the trainer will make of the staged folders.
+
+    Raises `ImageRejected` for images that do not decode, unless the config leaves them out, and `DatasetInvalid` when
+    what is left does not fit the config.
+    """
+    layout = _check_folder(run, run.run_dir.dataset, config, param="training_file")
+    validation = None
+    if run.run_dir.validation.exists():
+        validation = _check_folder(run, run.run_dir.validation, config, param="validation_file")
+    return split_dataset(layout, config, validation)
+
+
+def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, param: str) -> DatasetLayout:
+    min_classes = 2 if param == "training_file" else 1
+    layout = read_layout(list_folder(folder), min_classes=min_classes)
+    settings = run.settings
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    bad = check_images(folder, layout.samples, limits, Progress(run))
+    if not bad:
+        return layout
+    data = {"num_bad_images": len(bad), "files": [asdict(image) for image in bad[:NUM_LISTED_IMAGES]]}
+    if not config.skip_bad_images:
+        run.record_event("error", f"{len(bad)} of {len(layout.samples)} images cannot be used.", data)
+        raise ImageRejected(
+            f"{_count(bad, layout)} cannot be used: {_named(bad)}. Repair or remove them, or set skip_bad_images.",
+            param=param,
+        )
+    for image in bad:
+        (folder / image.path).unlink()
+    run.record_event("warn", f"{_count(bad, layout)} cannot be used and are left out: {_named(bad)}.", data)
+    return read_layout(list_folder(folder), min_classes=min_classes)
+
+
+class Progress:
+    """Tells the job's events how far a long check is, and ends it when the run should stop."""
+
+    def __init__(self, run: CurrentRun) -> None:
+        self._run = run
+        self._told_at = time.monotonic()
+
+    def __call__(self, num_checked: int, num_images: int) -> None:
+        self._run.raise_if_stopped()
+        if time.monotonic() - self._told_at > PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            self._run.record_event("info", f"Checked {num_checked:,} of {num_images:,} images.")
+
+
+def _count(bad: Sequence[BadImage], layout: DatasetLayout) -> str:
+    return f"{len(bad)} of {len(layout.samples)} images"
+
+
+def _named(bad: Sequence[BadImage]) -> str:
+    named = "; ".join(f"{image.path} ({image.reason.rstrip('.')})" for image in bad[:NUM_NAMED_IMAGES])
+    return named + (f"; and {len(bad) - NUM_NAMED_IMAGES} more" if len(bad) > NUM_NAMED_IMAGES else "")

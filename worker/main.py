@@ -1,0 +1,85 @@
+"""celery -A worker.main worker --concurrency 1: a process that trains one job at a time.
+
+Celery carries wake-ups alone; the jobs are in the database (docs/decisions/0003-the-database-is-the-queue.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import Task
+from celery.signals import setup_logging, worker_init, worker_shutting_down
+
+from alignclip_store.artifacts import ArtifactStore
+from alignclip_store.database import create_engine
+from alignclip_store.queue import WORK_TASK, create_queue
+from alignclip_store.runs import WorkerIdentity
+from alignclip_store.settings import Settings
+from worker import tasks
+from worker.current_run import Workplace
+from worker.logs import configure_logging
+from worker.run_folders import sweep_run_dirs
+from worker.shutdown import ShutdownFlag
+
+log = structlog.get_logger()
+
+settings = Settings()
+app = create_queue(settings)
+shutting_down = ShutdownFlag()  # made before the fork: the main process sets it, its pool children see it
+
+
+def work(task: Task, job_id: str) -> None:
+    """Answer a wake-up. The id in it is a hint for the log: the oldest queued job is the one that runs."""
+    log.info("woken", job_id=job_id)
+    tasks.work(workplace(task.request.hostname))
+
+
+@functools.cache
+def workplace(node: str) -> Workplace:
+    """What this process works with. Made at its first task, so after the fork: connections must not be shared."""
+    return Workplace(
+        settings=settings,
+        engine=create_engine(settings),
+        artifacts=ArtifactStore(settings.artifacts_location),
+        identity=WorkerIdentity(name=f"{node}/{os.getpid()}", host=socket.gethostname(), device=describe_device()),
+        shutting_down=shutting_down,
+    )
+
+
+def describe_device() -> str:
+    """What a trainer of this worker computes on, as far as one can tell without torch."""
+    names = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    models = [
+        line.split(":", 1)[1].strip() for name in names for line in name.splitlines() if line.startswith("Model:")
+    ]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not models or visible == "":
+        return "cpu"
+    if visible is None:
+        return "cuda: " + ", ".join(models)
+    chosen = [models[int(index)] for index in visible.split(",") if index.isdigit() and int(index) < len(models)]
+    return f"cuda {visible}" + (f": {', '.join(chosen)}" if chosen else "")
+
+
+def _configure_logging(**_: Any) -> None:
+    configure_logging()
+
+
+def _sweep(**_: Any) -> None:
+    num_removed = sweep_run_dirs(settings.runs_location)
+    log.info("run_dirs_swept", num_removed=num_removed)
+
+
+def _announce_shutdown(**_: Any) -> None:
+    shutting_down.set()
+
+
+app.task(work, name=WORK_TASK, bind=True)
+setup_logging.connect(_configure_logging)
+worker_init.connect(_sweep)
+worker_shutting_down.connect(_announce_shutdown)

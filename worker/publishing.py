@@ -1,0 +1,70 @@
+"""A finished model's way from the run directory to the artifact store."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from alignclip_core.errors import ArtifactCorrupt
+from alignclip_core.run_dir import WEIGHTS_FILE, ClassSimilarity, RunDir
+from alignclip_store.ids import model_id
+from alignclip_store.runs import NewModel
+from worker.current_run import CurrentRun
+from worker.outcome import Outcome
+from worker.storage import storage
+
+log = structlog.get_logger()
+
+NUM_TRIES = 3  # at an hours-long run's last step, a store gets a second chance
+TRY_AGAIN_SECONDS = 2.0  # after the first try; doubled after each
+
+
+def publish_model(run: CurrentRun) -> Outcome:
+    """Check and store the finished model; the outcome holds what makes it visible once the job's row is written.
+
+    Raises `ArtifactCorrupt` when the trainer's files do not fit their manifest, `OSError` when the store takes none.
+    """
+    manifest = check_model(run.run_dir)
+    run.record_phase("publishing")
+    job = run.read_job()
+    name = model_id(job.base_model, job.owner, job.suffix, job.id)
+    # The fence is part of the key: a stale run can never overwrite the model of a later one.
+    uri = _put(run, run.run_dir.model, f"models/{name}/run-{run.claim.fence}")
+    return Outcome(kind="succeeded", result=manifest.get("result"), model=NewModel(artifact_uri=uri, manifest=manifest))
+
+
+def check_model(run_dir: RunDir) -> dict[str, Any]:
+    """The manifest of a finished model whose files fit it. Raises `ArtifactCorrupt`."""
+    manifest = run_dir.read_manifest()
+    if manifest is None:
+        raise ArtifactCorrupt(f"The trainer left no model in {run_dir.model.name}/.")
+    weights = run_dir.model / WEIGHTS_FILE
+    if not weights.is_file() or file_sha256(weights) != manifest["weights_sha256"]:
+        raise ArtifactCorrupt(f"{WEIGHTS_FILE} does not fit the hash in the model's manifest; create the job again.")
+    if manifest["similarity_sha256"] != ClassSimilarity.load(run_dir.similarity_file).sha256:
+        raise ArtifactCorrupt("The model was trained with another similarity matrix than its job's.")
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put(run: CurrentRun, folder: Path, key: str) -> str:
+    wait_seconds = TRY_AGAIN_SECONDS
+    for _ in range(NUM_TRIES - 1):
+        try:
+            with storage():
+                return run.artifacts.put_folder(folder, key)
+        except OSError as error:
+            log.warning("model_not_stored", error=repr(error))
+        time.sleep(wait_seconds)
+        wait_seconds *= 2
+    with storage():
+        return run.artifacts.put_folder(folder, key)

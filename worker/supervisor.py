@@ -1,0 +1,161 @@
+"""Watches a trainer: passes on what it says, acts on cancel, shutdown and a lost lease, and judges how it ended."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from alignclip_core.run_dir import EXIT_DONE, EXIT_STOPPED, Record, RunDir
+from alignclip_store import runs
+from alignclip_store.errors import LeaseLost
+from worker.current_run import CurrentRun
+from worker.launcher import Trainer
+from worker.outcome import DISK_FULL, STOPPED, Outcome, StopReason
+from worker.uploads import Uploads
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.2  # between two looks at the trainer
+PASS_ON_SECONDS = 1.0  # between two readings of metrics.jsonl
+REAP_SECONDS = 10.0  # a killed process that is not gone by then hangs in the kernel
+FULL_DISK_BYTES = 2**20  # with less free space than this, a trainer's silent end is blamed on the disk
+LOG_TAIL_LINES = 5
+
+
+class Supervisor:
+    """One trainer's watcher."""
+
+    def __init__(self, run: CurrentRun, trainer: Trainer, uploads: Uploads) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._uploads = uploads
+        self._offset = 0  # of the next unread byte of metrics.jsonl
+        self._numbers: dict[str, Any] = {}  # the latest of each kind, for the next checkpoint's row
+        self._pass_on_at = 0.0
+        self._kill_at: float | None = None  # set once the trainer was asked to stop
+
+    def supervise(self) -> Outcome:
+        """Wait for the trainer's end and say what it means; its process group is gone when this returns or raises."""
+        try:
+            exit_code = self._watch()
+            self._pass_on_rest()
+        except LeaseLost:
+            return STOPPED["lost"]
+        finally:
+            self._end_trainer()
+        return judge(exit_code, self._run.run_dir, self._reason(exit_code))
+
+    def _watch(self) -> int:
+        while (exit_code := self._trainer.exit_code()) is None:
+            self._act_on_stop()
+            if time.monotonic() >= self._pass_on_at:
+                self._pass_on()
+                self._uploads.put_log_when_due()
+                self._pass_on_at = time.monotonic() + PASS_ON_SECONDS
+            time.sleep(TICK_SECONDS)
+        return exit_code
+
+    def _act_on_stop(self) -> None:
+        reason = self._run.stop_reason()
+        if reason == "lost":
+            raise LeaseLost(f"The lease of {self._run.claim.job_id} is gone.")
+        if reason is not None and self._kill_at is None:
+            log.info("trainer_asked_to_stop", job_id=self._run.claim.job_id, reason=reason, pid=self._trainer.pid)
+            self._trainer.request_stop()
+            self._kill_at = time.monotonic() + self._run.settings.stop_seconds
+        elif self._kill_at is not None and time.monotonic() > self._kill_at:
+            self._trainer.kill()
+
+    def _reason(self, exit_code: int) -> StopReason | None:
+        """Why the trainer ended early; None when it ended by itself, whatever was wished in its last moment."""
+        was_stopped = self._kill_at is not None or exit_code < 0 or exit_code == EXIT_STOPPED
+        reason = self._run.stop_reason()
+        return reason if was_stopped or reason == "lost" else None
+
+    def _pass_on(self) -> None:
+        """Pass on what the trainer said since the last time; later, when the database is away."""
+        records, offset = self._run.run_dir.read_records(self._offset)
+        if records and self._run.try_write(lambda session: self._write(session, records)):
+            self._note(records, offset)
+
+    def _pass_on_rest(self) -> None:
+        records, offset = self._run.run_dir.read_records(self._offset)
+        if records:
+            self._run.write(lambda session: self._write(session, records))
+            self._note(records, offset)
+        for step, folder in self._run.run_dir.list_checkpoints()[-1:]:
+            self._uploads.put_checkpoint(step, folder, self._checkpoint_metrics(step))
+
+    def _write(self, session: Session, records: Sequence[Record]) -> None:
+        claim = self._run.claim
+        numbers = [
+            {"step": record.step, "kind": record.kind, "values": dict(record.values)}
+            for record in records
+            if record.kind in ("train", "evaluation")
+        ]
+        if numbers:
+            runs.record_metrics(session, claim, numbers)
+        phases = [record.values["phase"] for record in records if record.kind == "phase"]
+        if phases:
+            runs.record_phase(session, claim, phases[-1])
+        for record in records:
+            if record.kind == "event":
+                runs.record_event(session, claim, record.values["level"], record.values["message"])
+
+    def _note(self, records: Sequence[Record], offset: int) -> None:
+        self._offset = offset
+        for record in records:
+            if record.kind in ("train", "evaluation"):
+                self._numbers[record.kind] = dict(record.values)
+            elif record.kind == "checkpoint":
+                folder = self._run.run_dir.checkpoints / record.values["folder"]
+                self._uploads.put_checkpoint(record.step, folder, self._checkpoint_metrics(record.step))
+
+    def _checkpoint_metrics(self, step: int) -> dict[str, Any]:
+        return {"step": step, **self._numbers}
+
+    def _end_trainer(self) -> None:
+        self._trainer.kill()
+        deadline = time.monotonic() + REAP_SECONDS
+        while self._trainer.exit_code() is None and time.monotonic() < deadline:
+            time.sleep(TICK_SECONDS / 10)
+
+
+def judge(exit_code: int, run_dir: RunDir, reason: StopReason | None) -> Outcome:
+    """What a trainer's end means for its job; `reason` is why it was stopped, if it was."""
+    if reason in ("lost", "cancelled"):
+        return STOPPED[reason]
+    if exit_code == EXIT_DONE and run_dir.read_manifest() is not None:
+        return Outcome(kind="succeeded")
+    error = run_dir.read_error()
+    if error is not None and error.code == DISK_FULL:  # another machine may have the space
+        return Outcome.given_up(error.code, error.message)
+    if error is not None:
+        return Outcome.failed(error.code, error.message, error.param)
+    if reason == "shutdown" or exit_code == EXIT_STOPPED:
+        return STOPPED["shutdown"]
+    if shutil.disk_usage(run_dir.path).free < FULL_DISK_BYTES:
+        return Outcome.given_up(DISK_FULL, "The worker's disk is full: free some space there.")
+    if exit_code < 0:
+        return Outcome.given_up(
+            "trainer_killed",
+            f"The trainer was killed by signal {-exit_code} and could not say why; most often memory ran out: "
+            "try a smaller global_batch_size, or give the worker more memory.",
+        )
+    return Outcome.given_up(
+        "trainer_crashed",
+        f"The trainer ended with exit code {exit_code}, without a model and without saying why. Its last words: "
+        f"{_log_tail(run_dir)} (the whole log is at the job's /logs).",
+    )
+
+
+def _log_tail(run_dir: RunDir) -> str:
+    if not run_dir.log_file.is_file():
+        return "none."
+    lines = run_dir.log_file.read_text(errors="replace").strip().splitlines()
+    return " | ".join(lines[-LOG_TAIL_LINES:])[-1000:] or "none."
