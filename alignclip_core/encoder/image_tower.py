@@ -35,6 +35,25 @@ class _BlockOutput(NamedTuple):
     value: Tensor
 
 
+class _Needs(NamedTuple):
+    """What the config's losses read of a pass, beside the image features."""
+
+    attention: bool
+    patches: bool  # of the main stream
+    dv: bool
+    last_block_whole: bool  # not its class token's row alone
+
+
+def _needs(config: FinetuneConfig) -> _Needs:
+    aligns_attention = bool(config.layer_alignment_weight)
+    has_dv_target = config.attention_target == "dv"
+    # With the main branch as target, AS compares G with itself.
+    aligns_similarity = bool(config.similarity_alignment_weight) and has_dv_target
+    dv = has_dv_target and (aligns_attention or aligns_similarity)
+    patches = aligns_similarity or (aligns_attention and not has_dv_target)
+    return _Needs(aligns_attention, patches, dv, last_block_whole=patches or (dv and "q" in config.dv_structure))
+
+
 class ImageEncoder(nn.Module):
     """An open_clip image tower. Its state dict has open_clip's own names (`visual.…`).
 
@@ -70,43 +89,37 @@ class ImageEncoder(nn.Module):
 
     def forward_aligned(self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig) -> AlignedFeatures:
         """Everything that the config's losses read. Raises `ConfigInvalid` for blocks that the tower doesn't have."""
-        needs_attention = bool(config.layer_alignment_weight)
-        needs_similarity = bool(config.similarity_alignment_weight) and config.attention_target == "dv"
-        if not (needs_attention or needs_similarity):
+        needs = _needs(config)
+        if not (needs.attention or needs.patches):
             return AlignedFeatures(self.forward(images))
-        needs_dv = config.attention_target == "dv"
-        needs_patches = needs_similarity or not needs_dv
-        num_aligned_layers = self._num_aligned_layers(config) if needs_attention else 0
-        dv_start = self._dv_start(config) if needs_dv else self.num_blocks
+        num_aligned_layers = self._num_aligned_layers(config) if needs.attention else 0
+        dv_start = self._dv_start(config) if needs.dv else self.num_blocks
 
         tokens = self._embed(images)
         dv_tokens = tokens
         log_attention = []
         for index, block in enumerate(self.visual.transformer.resblocks):
-            is_last = index == self.num_blocks - 1
             if index == dv_start:
-                dv_tokens = tokens.detach()
+                dv_tokens = tokens
+            is_last = index == self.num_blocks - 1
             output = _run_block(
-                block, tokens, class_token_only=is_last and self._pools_class_token and not needs_patches
+                block, tokens, class_token_only=is_last and self._pools_class_token and not needs.last_block_whole
             )
             tokens = output.tokens
             if index < num_aligned_layers:
-                log_attention.append(
-                    cls_attention(
-                        output.query[:, :, CLASS_TOKEN], output.key, over_patches=config.attention_over_patches
-                    )
-                )
+                cls_query = output.query[:, :, CLASS_TOKEN]
+                log_attention.append(cls_attention(cls_query, output.key, over_patches=config.attention_over_patches))
             if index >= dv_start:
-                # After the main stream: under autocast the first use of a weight caches its bf16 copy, and a copy
-                # made here, without gradient, would cut the main stream's gradient off.
+                # After the main stream: under autocast the first use of a weight keeps its bf16 copy, and a copy made
+                # here, without gradient, would cut off the main stream's.
                 dv_tokens = _run_dv_block(block, dv_tokens, output, config)
 
         projected = self._project(tokens)
         return AlignedFeatures(
             image_features=self._image_features(projected),
             log_cls_attention=mean_over_layers(log_attention) if log_attention else None,
-            patch_features=_unit_length(_patches(projected)) if needs_patches else None,
-            dv_patch_features=self._dv_patch_features(dv_tokens) if needs_dv else None,
+            patch_features=_unit_length(_patches(projected)) if needs.patches else None,
+            dv_patch_features=self._dv_patch_features(dv_tokens) if needs.dv else None,
         )
 
     def train_all_but(self, frozen_modules: Sequence[str] = ()) -> dict[str, nn.Parameter]:

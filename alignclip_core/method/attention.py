@@ -70,7 +70,7 @@ def patch_similarity_of_all_classes(
 
 
 def dv_attention(
-    query: Float[Tensor, "batch heads tokens head_dim"],
+    query: Float[Tensor, "batch heads queries head_dim"],
     key: Float[Tensor, "batch heads tokens head_dim"],
     value: Float[Tensor, "batch heads tokens head_dim"],
     structure: DvStructure,

@@ -58,7 +58,7 @@ def similarity_alignment_loss(
     kl_direction: KlDirection = "paper",
 ) -> Float[Tensor, ""]:
     """AS, the second sum of eq 6: KL(G‖G*), or KL(G*‖G) with `target_first`; summed over classes where several."""
-    return _divergence(log_similarity, log_target, kl_direction).flatten(1).sum(1).mean()
+    return _divergence(log_similarity, log_target, kl_direction).sum() / len(log_similarity)
 
 
 @full_precision

@@ -1,0 +1,119 @@
+"""The beta moving average against scipy and against the weighted mean it stands for."""
+
+import pytest
+import scipy.stats
+import torch
+from torch.testing import assert_close
+
+from alignclip_core.method.averaging import BetaMovingAverage, bma_weights
+
+
+def walk(num_steps: int) -> list[dict[str, torch.Tensor]]:
+    """Parameters after each step 0..num_steps of a random walk."""
+    random = torch.Generator().manual_seed(5)
+    state = {"weight": torch.randn(3, 2, generator=random), "bias": torch.randn(2, generator=random)}
+    states = [state]
+    for _ in range(num_steps):
+        state = {name: value + 0.1 * torch.randn(value.shape, generator=random) for name, value in state.items()}
+        states.append(state)
+    return states
+
+
+def weighted_mean(states: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[str, torch.Tensor]:
+    total = sum(weights)
+    return {
+        name: (
+            sum(weight * state[name].double() for weight, state in zip(weights, states, strict=True)) / total
+        ).float()
+        for name in states[0]
+    }
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 2.5])
+def test_bma_weights_match_scipy(beta):
+    expected = [scipy.stats.beta(beta, beta).pdf((step + 0.5) / 11) for step in range(11)]
+    assert_close(bma_weights(num_steps=10, beta=beta), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_bma_weights_are_symmetric_and_flat_for_beta_one():
+    weights = bma_weights(num_steps=37, beta=0.5)
+    assert_close(weights, weights.flip(0))
+    assert_close(bma_weights(num_steps=4, beta=1.0), torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("beta", "num_steps", "share"), [(0.5, 5000, 0.0064), (0.5, 500, 0.021), (0.1, 5000, 0.062), (0.1, 500, 0.092)]
+)
+def test_share_of_the_pretrained_model_is_the_published_one(beta, num_steps, share):
+    weights = bma_weights(num_steps, beta)
+    assert (weights[0] / weights.sum()).item() == pytest.approx(share, rel=0.03)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 3.0])
+def test_average_equals_the_weighted_mean_of_all_steps(beta):
+    states = walk(num_steps=40)
+    average = BetaMovingAverage(states[0], num_steps=40, beta=beta)
+    weights = bma_weights(40, beta).tolist()
+    for step, state in enumerate(states[1:], start=1):
+        average.update(state)
+        expected = weighted_mean(states[: step + 1], weights[: step + 1])
+        assert_close(average.parameters, expected, atol=1e-6, rtol=0)
+        assert average.share == pytest.approx(weights[step] / sum(weights[: step + 1]))
+
+
+def test_average_of_a_long_run_keeps_its_precision():
+    states = walk(num_steps=2000)
+    average = BetaMovingAverage(states[0], num_steps=2000, beta=0.5)
+    for state in states[1:]:
+        average.update(state)
+    assert_close(average.parameters, weighted_mean(states, bma_weights(2000, 0.5).tolist()), atol=1e-6, rtol=1e-6)
+
+
+def test_average_before_the_first_step_is_the_pretrained_model():
+    state = walk(num_steps=0)[0]
+    average = BetaMovingAverage(state, num_steps=0, beta=0.5)
+    assert_close(average.parameters, state)
+    assert average.share == 1
+
+
+def test_average_is_kept_in_fp32_and_apart_from_the_live_parameters():
+    live = {"weight": torch.ones(2, dtype=torch.bfloat16)}
+    average = BetaMovingAverage(live, num_steps=1, beta=1.0)
+    live["weight"] += 0.0078125  # the next bf16 after 1
+    average.update(live)
+    assert average.parameters["weight"].dtype == torch.float32
+    assert_close(average.parameters["weight"], torch.full((2,), 1.00390625))
+
+
+def test_average_that_is_saved_and_loaded_goes_on_bit_for_bit(tmp_path):
+    states = walk(num_steps=20)
+    straight, first = (BetaMovingAverage(states[0], num_steps=20, beta=0.5) for _ in range(2))
+    for state in states[1:9]:
+        straight.update(state)
+        first.update(state)
+    torch.save(first.state_dict(), tmp_path / "average.pt")
+    resumed = BetaMovingAverage(states[8], num_steps=20, beta=0.5)
+    resumed.load_state_dict(torch.load(tmp_path / "average.pt", weights_only=True))
+    for state in states[9:]:
+        straight.update(state)
+        resumed.update(state)
+    assert all(torch.equal(straight.parameters[name], resumed.parameters[name]) for name in states[0])
+    assert resumed.step == 20
+
+
+@pytest.mark.parametrize(("num_steps", "beta", "fault"), [(21, 0.5, "num_steps=20"), (20, 0.1, "beta=0.5")])
+def test_average_refuses_the_state_of_another_length_or_shape(num_steps, beta, fault):
+    state = walk(num_steps=0)[0]
+    saved = BetaMovingAverage(state, num_steps=20, beta=0.5).state_dict()
+    with pytest.raises(ValueError, match=fault):
+        BetaMovingAverage(state, num_steps=num_steps, beta=beta).load_state_dict(saved)
+
+
+def test_average_refuses_other_parameters_and_a_step_too_many():
+    state = walk(num_steps=0)[0]
+    average = BetaMovingAverage(state, num_steps=1, beta=0.5)
+    with pytest.raises(ValueError, match="bias"):
+        BetaMovingAverage({"weight": state["weight"]}, num_steps=1, beta=0.5).load_state_dict(average.state_dict())
+    average.update(state)
+    with pytest.raises(ValueError, match="made for 1 steps"):
+        average.update(state)
