@@ -75,7 +75,10 @@ def wait_for_valkey(child: Child, socket_path: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not answers(socket_path):
         if child.exit_code() is not None or time.monotonic() > deadline:
-            raise CliError(f"The private Valkey did not start:\n{child.last_lines()}")
+            raise CliError(
+                "The private Valkey did not start. (Its data are wake-ups alone: if they are broken, delete the folder "
+                f"valkey in the home.) The end of its log:\n{child.last_lines()}"
+            )
         time.sleep(POLL_SECONDS)
 
 

@@ -66,15 +66,11 @@ class ServiceClient:
     def cancel_job(self, job_id: str) -> Json:
         return self._send("POST", f"/fine_tuning/jobs/{quote(job_id, safe='')}/cancel")
 
-    def list_new_events(self, job_id: str, last_id: str | None) -> list[Json]:
-        """The events behind `last_id`, oldest first; the newest hundred at most."""
-        page = self._send("GET", f"/fine_tuning/jobs/{quote(job_id, safe='')}/events", params={"limit": 100})
-        events: list[Json] = []
-        for event in page["data"]:  # newest first
-            if event["id"] == last_id:
-                break
-            events.insert(0, event)
-        return events
+    def list_events(self, job_id: str, *, after: str | None) -> list[Json]:
+        """The events behind an id: one page, oldest first."""
+        params = {"order": "asc", "limit": 100} | ({"after": after} if after else {})
+        page = self._send("GET", f"/fine_tuning/jobs/{quote(job_id, safe='')}/events", params=params)
+        return page["data"]  # type: ignore[no-any-return]
 
     def list_metrics(self, job_id: str, *, kind: str, after_step: int | None) -> list[Json]:
         """Records {"step", "values"} of one kind behind a step: one page, oldest first."""

@@ -134,8 +134,9 @@ def edge_children(
 ) -> list[Child]:
     """API, worker and reaper, not yet started."""
     api = ["uvicorn", "--factory", "api.main:create_app_from_environment", "--host", host, "--port", str(port)]
-    api += ["--timeout-graceful-shutdown", "3"]
-    # Not `celery -A worker.main`: that looks in the current folder first, where another worker.py may lie.
+    api += ["--timeout-graceful-shutdown", "3", "--no-access-log"]  # the API has a log of its requests itself
+    # uvicorn and `celery -A` look for modules in the current folder first, where another api/ or worker.py may lie.
+    api += ["--app-dir", str(Path(__file__).parents[1])]
     worker = ["-c", "import sys; from worker.main import app; app.worker_main(sys.argv[1:])", "worker"]
     worker += ["-c", "1", "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     stop_trainer = {"ALIGNCLIP_STOP_SECONDS": str(min(settings.stop_seconds, STOP_TRAINER_SECONDS))}
@@ -180,10 +181,10 @@ def wait_until_ready(url: str, edges: Sequence[Child], stop: StopRequest, on_tic
 
 
 def announce(url: str, host: str, settings: Settings, new_key: str | None) -> None:
-    """Say where the service is, and the key if it was made just now."""
-    out.print(f"AlignCLIP is ready: {url}", markup=False)
+    """Say the key if it was made just now, and where the service is; the last line on stdout says that it is ready."""
     if new_key:
         out.print(f"API key, shown this once and stored in {settings.api_key_file}: {new_key}", markup=False)
+    out.print(f"AlignCLIP is ready: {url}", markup=False)
     if host not in LOOPBACK:
         err.print(f"Listening on {host} without TLS; put a TLS proxy before it on a network you do not trust.")
     err.print(f"Logs: {settings.home_dir / 'logs'}. Stop: Ctrl-C.", markup=False)

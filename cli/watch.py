@@ -75,7 +75,7 @@ class Watcher:
         is_cancelling = job["cancel_requested_at"] and job["status"] not in FINISHED
         self._progress.show_phase("cancelling" if is_cancelling else job["phase"].replace("_", " "))
         self._progress.show_step(job["progress"]["step"], job["progress"]["num_steps"])
-        for event in self._client.list_new_events(self._job_id, self._last_event_id):
+        for event in self._client.list_events(self._job_id, after=self._last_event_id):
             self._last_event_id = event["id"]
             if event["type"] == "message":
                 self._progress.say(event["level"], event["message"])
