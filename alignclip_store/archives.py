@@ -53,12 +53,13 @@ class ByteBudget:
 
 
 def list_archive(archive: IO[bytes], limits: DatasetLimits) -> list[str]:
-    """The archive's files, as paths below its top, without unpacking any.
+    """The archive's files and, with a "/" at their ends, its folders, as paths below its top; nothing is unpacked.
 
     Raises `DatasetRejected` for what `unpack_archive` would refuse by its names and stated sizes.
     """
     with _opened(archive, limits) as opened:
-        return [member.filename for member in _checked_files(opened, limits)]
+        _checked_files(opened, limits)
+        return opened.namelist()
 
 
 def unpack_archive(

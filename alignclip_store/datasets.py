@@ -68,7 +68,7 @@ def open_dataset(
 
 
 def list_dataset(dataset: Dataset, artifacts: ArtifactStore, settings: Settings) -> list[str]:
-    """The dataset's files, as sorted relative paths, without unpacking or copying any."""
+    """The dataset's files and empty folders, as sorted relative paths, without unpacking or copying any."""
     limits = dataset_limits(settings)
     with _naming(dataset.param), _opened(dataset, artifacts) as opened:
         if isinstance(opened, int):

@@ -32,7 +32,7 @@ def open_below(root: Path, place: PurePosixPath) -> int:
 
 
 def list_folder(folder: int, limits: DatasetLimits) -> list[str]:
-    """The folder's files as relative paths; hidden ones, and those in hidden folders, are not listed.
+    """The folder's files as relative paths, and its empty folders with a "/" at their ends; nothing hidden.
 
     Raises `DatasetRejected` for links and devices, and when there are too many files.
     """
@@ -56,6 +56,9 @@ def copy_folder(
                 continue
             if on_file is not None:
                 on_file()
+            if path.endswith("/"):
+                (aside / path).mkdir(parents=True)
+                continue
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
             _copy_file(_open(PurePosixPath(path).name, parent, path), aside / path, path, budget)
     return target
@@ -69,7 +72,7 @@ def _copy_file(descriptor: int, target: Path, path: str, budget: ByteBudget) -> 
 
 
 def _walk(folder: int, limits: DatasetLimits) -> Iterator[tuple[str, int]]:
-    """(relative path, descriptor of the folder it lies in) of every file."""
+    """(relative path, descriptor of the folder it lies in) of every file and every empty folder."""
     for index, found in enumerate(_walk_below(folder, "")):
         if index == limits.max_files:
             raise DatasetRejected(f"The folder has more than {limits.max_files} files; that is the limit.")
@@ -79,6 +82,8 @@ def _walk(folder: int, limits: DatasetLimits) -> Iterator[tuple[str, int]]:
 def _walk_below(folder: int, prefix: str) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
+    if not entries and prefix:
+        yield prefix, folder
     for entry in entries:
         if entry.name.startswith("."):
             continue
