@@ -5,11 +5,11 @@ A checkpoint and a finished model have the same form, and one loader reads both;
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -61,7 +61,7 @@ def make_manifest(
         "trained_classes": list(config.trained_classes),
         "templates": list(config.templates),
         "config": config.to_json(),
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": asdict(preprocessing) | {"mean": list(preprocessing.mean), "std": list(preprocessing.std)},
         "logit_scale": logit_scale,
         "similarity_sha256": similarity.sha256,
         "step": step,
@@ -141,7 +141,8 @@ def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise _as_os_error(error) from error
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1])), path) if number else error) from error
     path.chmod(0o644)  # safetensors lets nobody but the owner read it
     return _hash(path)
 
@@ -151,16 +152,9 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> str:
     with path.open("wb") as file:
         try:
             torch.save(dict(state), file)
-        except RuntimeError as error:
-            raise _as_os_error(error) from error
+        except RuntimeError as error:  # hides a full disk behind an error of its own
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from error
     return _hash(path)
-
-
-def _as_os_error(error: Exception) -> Exception:
-    """Both writers hide a full disk in an error of their own."""
-    if "No space left" in str(error) or "os error 28" in str(error) or "PytorchStreamWriter" in str(error):
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

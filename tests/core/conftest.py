@@ -1,14 +1,19 @@
-"""Base models small enough for tests: a random ViT in a folder of open_clip's layout, and the packaged starter."""
+"""Base models and pictures small enough for tests: a random ViT in open_clip's layout, the starter, drawn shapes."""
 
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel, read_card
+from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.run_dir import RunDir
 
 TINY_MODEL_CONFIG = {
     "embed_dim": 32,
@@ -41,3 +46,63 @@ def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 def starter_model() -> BaseModel:
     """The model that the package carries."""
     return read_card(Path(STARTER_FOLDER), "starter")
+
+
+SHAPES = ("circle", "cross", "square", "triangle")
+
+
+@pytest.fixture(scope="session")
+def draw_dataset() -> Callable[..., None]:
+    """draw_dataset(folder, domains=(), classes=SHAPES, num_images=5, size=40): pictures of shapes, by domain if any."""
+
+    def draw(
+        folder: Path, domains: tuple[str, ...] = (), classes: tuple[str, ...] = SHAPES, num_images: int = 5, size=40
+    ) -> None:
+        for domain in domains or ("",):
+            for shape in classes:
+                (folder / domain / shape).mkdir(parents=True)
+                for number in range(num_images):
+                    picture = _shape(shape, domain, size, random.Random(f"{domain}/{shape}/{number}"))
+                    picture.save(folder / domain / shape / f"{number}.png")
+
+    return draw
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_base_model: BaseModel, draw_dataset) -> Callable[..., RunDir]:
+    """make_run(name, domains=(), **fields): a run directory for the tiny model, ready to train."""
+
+    def make(name: str = "run", domains: tuple[str, ...] = (), num_images: int = 5, **fields) -> RunDir:
+        run_dir = RunDir(tmp_path / name)
+        draw_dataset(run_dir.dataset, domains, num_images=num_images)
+        run_dir.write_config(tiny_config(tiny_base_model, **fields))
+        return run_dir
+
+    return make
+
+
+def tiny_config(base_model: BaseModel, algorithm: str = "alignclip", **fields) -> FinetuneConfig:
+    given = {"num_steps": 8, "global_batch_size": 6, "learning_rate": 1e-3} | fields
+    data = {name: given.pop(name) for name in ("unseen_classes", "test_domains", "seed") if name in given}
+    names = {shape: shape for shape in SHAPES}
+    return make_config(base_model, class_names=names, algorithm=algorithm, given=given | data)
+
+
+def _shape(shape: str, domain: str, size: int, lot: random.Random) -> Image.Image:
+    picture = Image.new("RGB", (size + lot.randrange(9), size), tuple(lot.randrange(150, 256) for _ in range(3)))
+    draw = ImageDraw.Draw(picture)
+    color = tuple(lot.randrange(110) for _ in range(3))
+    left, top, side = lot.randrange(size // 3), lot.randrange(size // 3), size // 2
+    box = (left, top, left + side, top + side)
+    if shape == "circle":
+        draw.ellipse(box, fill=color)
+    elif shape == "square":
+        draw.rectangle(box, fill=color)
+    elif shape == "triangle":
+        draw.polygon([(left, top + side), (left + side, top + side), (left + side // 2, top)], fill=color)
+    else:
+        draw.line(box, fill=color, width=5)
+        draw.line((box[2], box[1], box[0], box[3]), fill=color, width=5)
+    if domain == "dotted":
+        draw.point([(lot.randrange(size), lot.randrange(size)) for _ in range(80)], fill="black")
+    return picture
