@@ -172,14 +172,13 @@ def record_checkpoint(
 ) -> Checkpoint:
     """A resume point whose files are complete; of the same step again, after a resume, it replaces the former."""
     lock_claimed_job(session, claim)
+    now = database_now(session)
     statement = select(Checkpoint).where(Checkpoint.job_id == claim.job_id, Checkpoint.step == step)
     checkpoint = session.scalar(statement)
     if checkpoint is None:
         checkpoint = Checkpoint(id=new_id("ckpt"), owner=claim.owner, job_id=claim.job_id, step=step)
         session.add(checkpoint)
-    checkpoint.created_at = database_now(session)
-    checkpoint.artifact_uri = artifact_uri
-    checkpoint.metrics = dict(metrics)
+    checkpoint.created_at, checkpoint.artifact_uri, checkpoint.metrics = now, artifact_uri, dict(metrics)
     session.flush()
     _say(session, claim, "info", f"Checkpoint created at step {step}.", data={"step": step, "id": checkpoint.id})
     return checkpoint
