@@ -120,7 +120,10 @@ class Trainer:
         weights: str | None = None,
         after_batch: Callable[[], None] = lambda: None,
     ) -> Evaluations:
-        """One evaluation for each group, with these weights or else those that are kept. `after_batch` may raise."""
+        """One evaluation for each group, with these weights or else those that are kept. `after_batch` may raise.
+
+        Raises `TrainingDiverged` when the image features are not finite.
+        """
         if not groups:
             return {}
         parameters = dict(self._parameters if weights == "raw" else self.finished_parameters())
@@ -140,6 +143,8 @@ class Trainer:
             self._num_threads,
         )
         features = encode_images(encode, images, after_batch)
+        if not torch.isfinite(features).all():
+            raise _diverged(self.step, "the image features", self.config)
         return evaluate(
             features, samples, groups, self._class_embeddings, tuple(self.config.class_names), self._logit_scale
         )
@@ -148,7 +153,7 @@ class Trainer:
         """Raises `TrainingDiverged` when a weight is not finite: a gradient can be infinite where the loss is not."""
         for name, parameter in self._parameters.items():
             if not torch.isfinite(parameter).all():
-                raise _diverged(self.step, f"parameter {name}", self.config)
+                raise _diverged(self.step, f"the parameter {name}", self.config)
 
     def finished_parameters(self) -> Mapping[str, Tensor]:
         """The trained parameters as they are kept: averaged, where the config averages."""
@@ -264,7 +269,7 @@ def _read(output: StepOutput, step: int, config: FinetuneConfig) -> dict[str, fl
         torch.stack([tensor.detach().float() for tensor in tensors]).tolist()
     )  # fmt: skip
     if not math.isfinite(total):
-        raise _diverged(step, "loss", config)
+        raise _diverged(step, "the loss", config)
     return {
         "loss": total,
         "smoothing_loss": smoothing,
@@ -276,7 +281,7 @@ def _read(output: StepOutput, step: int, config: FinetuneConfig) -> dict[str, fl
 
 def _diverged(step: int, what: str, config: FinetuneConfig) -> TrainingDiverged:
     return TrainingDiverged(
-        f"The {what} is not finite after step {step} of {config.num_steps}. A lower learning_rate "
+        f"Not finite after step {step} of {config.num_steps}: {what}. A lower learning_rate "
         f"(now {config.learning_rate:g}), warmup_steps or a gradient_clip would do.",
         param="learning_rate",
     )
