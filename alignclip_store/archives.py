@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -28,6 +29,8 @@ MAX_DEPTH = 16
 MAX_RATIO = 200  # bytes out per byte in; photographs hardly shrink at all
 RATIO_COUNTS_FROM_BYTES = 100 << 20  # a small archive may hold blank pictures
 MAX_CONTENTS_BYTES_PER_FILE = 512  # of the table of contents, which is read into memory whole
+UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError, OverflowError)
+"""What `zipfile` raises for archives that were damaged or made to harm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,7 @@ def list_archive(archive: IO[bytes], limits: DatasetLimits) -> list[str]:
     Raises `DatasetRejected` for what `unpack_archive` would refuse by its names and stated sizes.
     """
     with _opened(archive, limits) as opened:
-        _checked_files(opened, limits)
-        return opened.namelist()
+        return [member.filename for member in _checked_members(opened, limits)]
 
 
 def unpack_archive(
@@ -70,15 +72,15 @@ def unpack_archive(
     only: Collection[str] | None = None,
     on_file: Callable[[], None] | None = None,
 ) -> Path:
-    """Write the archive's files below the new folder `target`, which appears when all of them are there.
+    """Write the archive's files and folders below the new folder `target`, which appears when all of them are there.
 
-    `only`: leave out the files that it does not name. `on_file` is called before each file and may raise to stop.
+    `only`: leave out what it does not name. `on_file` is called before each file and may raise to stop.
     Raises `DatasetRejected`, naming the member, and leaves nothing behind.
     """
     with _opened(archive, limits) as opened, renamed_when_complete(target) as aside:
         aside.mkdir()
         budget = _budget(archive, limits)
-        for member in _checked_files(opened, limits):
+        for member in _checked_members(opened, limits):
             if only is not None and member.filename not in only:
                 continue
             if on_file is not None:
@@ -100,8 +102,8 @@ def check_path(name: str) -> None:
         raise DatasetRejected(f"The name {name[:80]!r}... is too long; at most {limits}.")
 
 
-def _checked_files(archive: ZipFile, limits: DatasetLimits) -> list[ZipInfo]:
-    """The members that are files; every member was found harmless."""
+def _checked_members(archive: ZipFile, limits: DatasetLimits) -> list[ZipInfo]:
+    """All members, each found harmless."""
     members = archive.infolist()
     if len(members) > limits.max_files:
         raise _too_many(limits)
@@ -112,12 +114,13 @@ def _checked_files(archive: ZipFile, limits: DatasetLimits) -> list[ZipInfo]:
     for member in members:
         check_path(member.orig_filename.removesuffix("/"))
         _check_kind(member)
-    files = [member for member in members if not member.is_dir()]
-    _check_distinct([member.filename for member in files])
-    return files
+    _check_distinct([member.filename for member in members])
+    return members
 
 
 def _check_kind(member: ZipInfo) -> None:
+    if member.header_offset < 0:
+        raise _damaged(member.filename, "it lies before the archive's start")
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise DatasetRejected(f"{member.filename!r} is a link or a device; wanted files and folders alone.")
     if member.flag_bits & 0x1:
@@ -127,26 +130,31 @@ def _check_kind(member: ZipInfo) -> None:
 
 
 def _check_distinct(names: list[str]) -> None:
-    seen: set[str] = set()
+    files: set[str] = set()
     for name in names:
-        if name in seen:
+        if name in files:
             raise DatasetRejected(f"The archive has {name!r} twice.")
-        seen.add(name)
-    folders = {name.rpartition("/")[0] for name in names}
-    for folder in folders:
+        if not name.endswith("/"):
+            files.add(name)
+    for folder in {name.rpartition("/")[0] for name in names}:
         while folder:
-            if folder in seen:
+            if folder in files:
                 raise DatasetRejected(f"The archive has {folder!r} both as a file and as a folder.")
             folder = folder.rpartition("/")[0]
 
 
 def _write_member(archive: ZipFile, member: ZipInfo, target: Path, budget: ByteBudget) -> None:
     path = target / member.filename
+    if member.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
         for chunk in _chunks(archive, member):
             budget.spend(len(chunk), member.filename)
             file.write(chunk)
+        if file.tell() != member.file_size:
+            raise _damaged(member.filename, f"{file.tell()} bytes instead of {member.file_size}")
 
 
 def _chunks(archive: ZipFile, member: ZipInfo) -> Iterator[bytes]:
@@ -154,8 +162,8 @@ def _chunks(archive: ZipFile, member: ZipInfo) -> Iterator[bytes]:
         with archive.open(member) as opened:
             while chunk := opened.read(CHUNK_BYTES):
                 yield chunk
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DatasetRejected(f"The archive is damaged at {member.filename!r} ({error}); pack it anew.") from error
+    except UNREADABLE as error:
+        raise _damaged(member.filename, str(error)) from error
 
 
 def _budget(archive: IO[bytes], limits: DatasetLimits) -> ByteBudget:
@@ -181,14 +189,18 @@ class _BoundedReads:
 
 @contextmanager
 def _opened(archive: IO[bytes], limits: DatasetLimits) -> Iterator[ZipFile]:
-    if not zipfile.is_zipfile(archive):
-        raise DatasetRejected("The file is not a zip archive; wanted a .zip of class/image or domain/class/image.")
     try:
+        if not zipfile.is_zipfile(archive):
+            raise DatasetRejected("The file is not a zip archive; wanted a .zip of class/image or domain/class/image.")
         opened = ZipFile(_BoundedReads(archive, limits))
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OverflowError, OSError) as error:
+    except UNREADABLE as error:
         raise DatasetRejected(f"The zip archive cannot be read ({error}); pack it anew.") from error
     with opened:
         yield opened
+
+
+def _damaged(name: str, reason: str) -> DatasetRejected:
+    return DatasetRejected(f"The archive is damaged at {name!r} ({reason}); pack it anew.")
 
 
 def _too_many(limits: DatasetLimits) -> DatasetRejected:

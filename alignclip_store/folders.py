@@ -81,12 +81,10 @@ def _walk(folder: int, limits: DatasetLimits) -> Iterator[tuple[str, int]]:
 
 def _walk_below(folder: int, prefix: str) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
+        entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
     if not entries and prefix:
         yield prefix, folder
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
         path = prefix + entry.name
         check_path(path)
         if entry.is_file(follow_symlinks=False):
