@@ -23,9 +23,8 @@ SCORE_FUNCTIONS: tuple[ScoreFunction, ...] = ("softmax", "sigmoid", "none")
 DEFAULT_TOP_K = 5  # where the labels are the model's own; labels that the caller names are all scored
 
 IMAGE_FIELDS = ("image", "images", "image[]", "images[]")
-LABEL_FIELDS = ("labels", "labels[]")
-TEMPLATE_FIELDS = ("templates", "templates[]")
 OTHER_FIELDS = ("top_k", "function_to_apply")
+TEXT_FIELDS = ("labels", "labels[]", "templates", "templates[]", *OTHER_FIELDS)
 PARAMETERS = ("candidate_labels", "labels", "hypothesis_template", "templates", "top_k", "function_to_apply")
 RAW_KINDS = (
     "",
@@ -75,6 +74,14 @@ async def _read_multipart(request: Request, settings: Settings) -> ClassifyReque
         max_fields=settings.max_labels_per_request + 100,
     )
     form = await parse_form(parser)
+    try:
+        return _from_form(form)
+    except Exception:
+        await form.close()
+        raise
+
+
+def _from_form(form: FormData) -> ClassifyRequest:
     fields: dict[str, list[str]] = {}
     images: list[ImageSource] = []
     for name, value in form.multi_items():
@@ -82,7 +89,7 @@ async def _read_multipart(request: Request, settings: Settings) -> ClassifyReque
             if not isinstance(value, UploadFile):
                 raise RequestInvalid(f"{name} is text; send the image as a file.", param=name)
             images.append(ImageSource(value.filename or f"image {len(images)}", value.file.read))
-        elif name in (*LABEL_FIELDS, *TEMPLATE_FIELDS, *OTHER_FIELDS) and isinstance(value, str):
+        elif name in TEXT_FIELDS and isinstance(value, str):
             fields.setdefault(name.removesuffix("[]"), []).append(value)
         else:
             known = ", ".join(("image", "labels", "templates", *OTHER_FIELDS))
@@ -108,7 +115,8 @@ def _read_json(body: bytes) -> ClassifyRequest:
         raise RequestInvalid(f"The body is not JSON: {error}.", code="invalid_json") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("inputs"), str):
         raise RequestInvalid('Send {"inputs": "<image in base64>", "parameters": {...}}.', param="inputs")
-    parameters = content.get("parameters") or {}
+    parameters = content.get("parameters", {})
+    parameters = {} if parameters is None else parameters
     if not isinstance(parameters, Mapping):
         raise RequestInvalid("parameters must be an object.", param="parameters")
     for name in parameters:
@@ -171,13 +179,7 @@ def _templates(given: Any, param: str) -> tuple[str, ...] | None:
         given = given[0]
     if not isinstance(given, str) and not (isinstance(given, list) and all(isinstance(text, str) for text in given)):
         raise RequestInvalid(f"{param} must be a text or a list of texts.", param=param)
-    templates = resolve_templates(given) or ()
-    for template in templates:
-        if template.count("{}") != 1:
-            raise RequestInvalid(f"Template {template!r} must hold {{}} exactly once.", param=param)
-    if not templates:
-        raise RequestInvalid(f"{param} is empty; give at least one, such as 'a photo of a {{}}.'.", param=param)
-    return templates
+    return resolve_templates(given, param=param)
 
 
 def _top_k(given: Any) -> int | None:

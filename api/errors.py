@@ -88,6 +88,21 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
+ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "Something in the request cannot be used; `param` names it."},
+    401: {"model": ErrorAnswer, "description": "No API key, or not ours."},
+    404: {"model": ErrorAnswer, "description": "No such thing of this owner."},
+    "default": {"model": ErrorAnswer, "description": "Any other error has the same body."},
+}
+"""What the description of the API says of every route below /v1."""
+
+BODY_ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
+    413: {"model": ErrorAnswer, "description": "More bytes than this route takes."},
+    415: {"model": ErrorAnswer, "description": "A body of a kind that this route does not read."},
+}
+"""And beside it of every route that takes a body."""
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Every error of a route, of the framework and of the database leaves in one of the two shapes."""
     for error_class in (ApiError, AlignClipError, StoreError):

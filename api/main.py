@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 
 from alignclip_store.settings import Settings
-from api.errors import ErrorAnswer, install_error_handlers
+from api.errors import ERROR_ANSWERS, install_error_handlers
 from api.logs import configure_logging
 from api.middleware import BodyLimit, RequestLog
 from api.resources import open_resources
@@ -26,12 +25,6 @@ Upload a zip of `class/image` or `domain/class/image`, create a fine-tuning job,
 it makes. The routes under `/v1` take the unmodified `openai` client; the classify routes take `huggingface_hub`'s
 `InferenceClient` too. Every request but the health checks carries `Authorization: Bearer <key>`.
 """
-ERRORS = {
-    400: "Something in the request cannot be used; `param` names it.",
-    401: "No API key, or not ours.",
-    404: "No such thing of this owner.",
-    413: "More bytes than this route takes.",
-}
 MAX_JSON_BYTES = 64 * 2**20  # ten thousand long class names fit many times
 
 
@@ -56,12 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestLog)  # added last, so it stands outside of the others
     install_error_handlers(app)
     app.include_router(health.router)
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer, "description": text} for status, text in ERRORS.items()
-    }
-    errors["default"] = {"model": ErrorAnswer, "description": "Any other error has the same body."}
     for routes in (files, jobs, similarity, classify, models):  # models last: its path takes everything below it
-        app.include_router(routes.router, responses=errors)
+        app.include_router(routes.router, responses=ERROR_ANSWERS)
     return app
 
 

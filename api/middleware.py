@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -12,11 +13,13 @@ import structlog
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
 
 REQUEST_ID_HEADERS = ("x-request-id", "x-amzn-trace-id")  # the second is huggingface_hub's
+QUIET_PATHS = ("/healthz", "/readyz")  # asked every few seconds by machines
 DRAIN_SECONDS = 5.0  # a client that is still sending reads a refusal only when its bytes are taken
 DRAIN_BYTES = 64 * 2**20
 
@@ -51,6 +54,8 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                log.info("client went away", method=request.method, path=request.url.path)
             except Exception:
                 log.exception("unexpected error", method=request.method, path=request.url.path)
                 if status is not None:
@@ -59,7 +64,8 @@ class RequestLog:
                 await error_response(request, 500, message, code="internal_error")(scope, receive, send_with_id)
             finally:
                 seconds = round(time.perf_counter() - started, 4)
-                log.info("request", method=request.method, path=request.url.path, status=status, seconds=seconds)
+                level = logging.DEBUG if request.url.path in QUIET_PATHS else logging.INFO
+                log.log(level, "request", method=request.method, path=request.url.path, status=status, seconds=seconds)
 
 
 class BodyLimit:

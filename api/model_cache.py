@@ -18,10 +18,11 @@ from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.classifier import Classifier
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.encoder import TextEncoder, build_image_encoder, build_text_encoder
-from alignclip_core.errors import BaseModelUnknown, ConfigInvalid
+from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown, ConfigInvalid
 from alignclip_core.prompts import embed_classes
 from alignclip_store import tables
 from alignclip_store.artifacts import ArtifactStore
+from alignclip_store.errors import ModelNotFound
 from alignclip_store.settings import Settings
 
 MAX_EMBEDDINGS = 200_000  # of 512 floats each: 400 MB at most
@@ -143,11 +144,16 @@ class ModelCache:
         return find_base_model(model_id, self._settings.models_location)
 
     def find_base_model(self, model_id: str) -> BaseModel | None:
-        """The card of a local base model, or None: the id may be a tuned model's."""
+        """The card of a local base model, or None: the id may be a tuned model's.
+
+        Raises `ModelNotFound` for a base model that is known and not on this machine.
+        """
         try:
             return self.base_model(model_id)
         except BaseModelUnknown:
             return None
+        except BaseModelNotLocal as error:
+            raise ModelNotFound(error.message, param="model") from error
 
     def tower_shape(self, base_model: BaseModel) -> TowerShape:
         """Shape of the image tower. Raises `BaseModelUnfit` for a tower that cannot be trained."""

@@ -163,20 +163,27 @@ class SimilarityRequest(BaseModel):
     keep_diagonal: bool = Field(True, description="Whether a class keeps its share of its own row.")
 
 
-def resolve_templates(given: list[str] | str | None) -> tuple[str, ...] | None:
-    """The templates of a list, of the name of a set, or of one template; None where none are given."""
+def resolve_templates(given: list[str] | str | None, *, param: str = "templates") -> tuple[str, ...] | None:
+    """The templates of a list, of the name of a set, or of one template; None where none are given.
+
+    Raises `RequestInvalid` unless there is at least one, and each holds {} exactly once.
+    """
     if given is None:
         return None
-    if isinstance(given, list):
-        return tuple(given)
-    if given in TEMPLATE_SETS:
+    if isinstance(given, str) and given in TEMPLATE_SETS:
         return TEMPLATE_SETS[given]
-    if "{}" in given:
-        return (given,)
-    raise RequestInvalid(
-        f"templates is {given!r}, which is no template (it has no {{}}) and no set: {', '.join(TEMPLATE_SETS)}.",
-        param="templates",
-    )
+    if isinstance(given, str) and "{}" not in given:
+        sets = ", ".join(TEMPLATE_SETS)
+        raise RequestInvalid(
+            f"{param} is {given!r}, which is no template (it has no {{}}) and no set: {sets}.", param=param
+        )
+    templates = (given,) if isinstance(given, str) else tuple(given)
+    if not templates:
+        raise RequestInvalid(f"{param} is empty; give at least one, such as 'a photo of a {{}}.'.", param=param)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise RequestInvalid(f"Template {template!r} must hold {{}} exactly once.", param=param)
+    return templates
 
 
 def _nested_hyperparameters(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

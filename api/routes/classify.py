@@ -13,7 +13,7 @@ from api.answers import ClassifyAnswer, ModelAnswer, PredictionAnswer
 from api.classification import classify
 from api.classify_forms import DEFAULT_TOP_K, read_classify_request
 from api.dependencies import OwnerDep, ResourcesDep
-from api.errors import speaks_hugging_face
+from api.errors import BODY_ERROR_ANSWERS, speaks_hugging_face
 from api.resources import Resources
 
 router = APIRouter(prefix="/v1/models", tags=["classify"])
@@ -63,7 +63,7 @@ _BODY = {
 }
 
 
-@router.post("/{model:path}/classify", openapi_extra=_BODY)
+@router.post("/{model:path}/classify", openapi_extra=_BODY, responses=BODY_ERROR_ANSWERS)
 async def classify_images(
     model: str, request: Request, owner: OwnerDep, resources: ResourcesDep
 ) -> ClassifyAnswer | list[PredictionAnswer]:

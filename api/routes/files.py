@@ -17,7 +17,7 @@ from alignclip_store.repeats import find_repeated_file
 from alignclip_store.settings import Settings
 from api.answers import DeletedAnswer, FileAnswer, ListAnswer, page
 from api.dependencies import After, IsRetryDep, OwnerDep, ResourcesDep
-from api.errors import RequestInvalid
+from api.errors import BODY_ERROR_ANSWERS, RequestInvalid
 from api.streaming import stream_artifact
 from api.uploads import Upload, UploadDep
 
@@ -44,7 +44,7 @@ _UPLOAD_BODY = {
 }
 
 
-@router.post("", openapi_extra=_UPLOAD_BODY)
+@router.post("", openapi_extra=_UPLOAD_BODY, responses=BODY_ERROR_ANSWERS)
 def create_file(owner: OwnerDep, resources: ResourcesDep, is_retry: IsRetryDep, upload: UploadDep) -> FileAnswer:
     """Keep a zip of `class/image` or `domain/class/image` for fine-tuning."""
     _check_upload(upload, resources.settings)

@@ -62,8 +62,14 @@ def _find_schema(resources: Resources) -> SchemaState | None:
 
 
 def _reaches_broker(resources: Resources) -> bool:
+    queue = resources.queue
+    options = queue.conf.broker_transport_options | {
+        "socket_timeout": BROKER_SECONDS,
+        "socket_connect_timeout": BROKER_SECONDS,
+        "max_retries": 0,
+    }
     try:
-        with resources.queue.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
+        with queue.connection_for_write(connect_timeout=BROKER_SECONDS, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
     except (BrokerError, OSError):
         return False

@@ -24,6 +24,7 @@ from api.answers import (
     page,
 )
 from api.dependencies import After, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
+from api.errors import BODY_ERROR_ANSWERS
 from api.heat_map import draw_heat_map
 from api.resources import Resources
 from api.schemas import FinetuneRequest
@@ -35,7 +36,7 @@ METADATA_PREFIX = "metadata["
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 
-@router.post("", dependencies=[Depends(require_json)])
+@router.post("", dependencies=[Depends(require_json)], responses=BODY_ERROR_ANSWERS)
 def create_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep, delivery: DeliveryDep) -> JobAnswer:
     """Check everything but the pixels, compute the class similarity, and queue the job.
 
@@ -128,8 +129,13 @@ def list_job_runs(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> List
 
 @router.get(
     "/{job_id}/logs",
-    response_class=PlainTextResponse,
-    responses={200: {"content": {"text/plain": {}}, "description": "What the trainer wrote; empty before it starts."}},
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "description": "What the trainer wrote; empty before it starts.",
+        }
+    },
 )
 def retrieve_job_logs(
     job_id: str,
@@ -170,7 +176,7 @@ def retrieve_job_similarity(job_id: str, owner: OwnerDep, resources: ResourcesDe
     return class_similarity.to_answer(
         row,
         class_similarity.load(resources, row),
-        similarity_scale=job.config["similarity_scale"],
+        similarity_scale=float(job.config["similarity_scale"]),
         keep_diagonal=job.config["keep_diagonal"],
     )
 

@@ -8,12 +8,13 @@ from alignclip_core.config import TEMPLATE_SETS
 from api import class_similarity
 from api.answers import SimilarityAnswer
 from api.dependencies import OwnerDep, ResourcesDep, require_json
+from api.errors import BODY_ERROR_ANSWERS
 from api.schemas import SimilarityRequest, resolve_templates
 
 router = APIRouter(prefix="/v1/similarity", tags=["similarity"])
 
 
-@router.post("", dependencies=[Depends(require_json)])
+@router.post("", dependencies=[Depends(require_json)], responses=BODY_ERROR_ANSWERS)
 def create_similarity(body: SimilarityRequest, owner: OwnerDep, resources: ResourcesDep) -> SimilarityAnswer:
     """The matrix that a job with these names would train with; kept, so that the job need not compute it again."""
     base_model = resources.models.base_model(body.model)

@@ -16,6 +16,7 @@ import httpx2
 import numpy as np
 import open_clip
 import pytest
+import structlog
 import torch
 import uvicorn
 from huggingface_hub import InferenceClient
@@ -118,6 +119,18 @@ class Service:
         self.server.should_exit = True
         self.thread.join(30)
         self.engine.dispose()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_log() -> None:
+    """Structlog's own default draws tracebacks with all local variables, which takes long."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(),
+        ]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -263,7 +276,8 @@ def _serve(settings: Settings) -> Service:
     while not server.started:
         assert thread.is_alive(), "the application did not start"
         time.sleep(0.02)
-    url = "http://127.0.0.1:%d" % server.servers[0].sockets[0].getsockname()[1]
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
     return Service(
         url=url,
         settings=settings,

@@ -45,7 +45,12 @@ def test_job_has_all_that_the_client_declares_and_ours_beside(create_job, file_i
     empty = (job.error, job.fine_tuned_model, job.finished_at, job.trained_tokens, job.validation_file)
     assert empty == (None,) * 5
     assert job.method.type == "supervised"
-    assert (job.algorithm, job.preset, job.phase, job.progress) == ("alignclip", "paper", "queued", {"step": 0, "num_steps": 8})
+    assert (job.algorithm, job.preset, job.phase, job.progress) == (
+        "alignclip",
+        "paper",
+        "queued",
+        {"step": 0, "num_steps": 8},
+    )
     assert job.class_names == {"cat": "cat", "dog": "dog", "red_panda": "red_panda"}
     assert job.links["metrics"] == f"{JOBS}/{job.id}/metrics"
 
@@ -56,7 +61,13 @@ def test_job_is_taken_while_no_broker_is_there(service, create_job):
 
 
 def test_hyperparameters_may_come_in_the_clients_method(create_job, config_of):
-    given = {"batch_size": 4, "learning_rate_multiplier": 2.0, "n_epochs": 3, "smoothing": 0.2, "preset": "authors_code"}
+    given = {
+        "batch_size": 4,
+        "learning_rate_multiplier": 2.0,
+        "n_epochs": 3,
+        "smoothing": 0.2,
+        "preset": "authors_code",
+    }
     job = create_job(method={"type": "supervised", "supervised": {"hyperparameters": given}}, extra_body={})
     config = config_of(job.id)
     assert (config["global_batch_size"], config["smoothing"], config["preset"]) == (4, 0.2, "authors_code")
@@ -71,7 +82,9 @@ def test_hyperparameters_may_come_in_the_clients_method(create_job, config_of):
 def test_hyperparameters_may_come_in_the_older_field_or_flat(create_job, config_of):
     older = create_job(hyperparameters={"n_epochs": 2, "batch_size": 6}, extra_body={"margin": 0.1})
     assert (config_of(older.id)["num_steps"], config_of(older.id)["margin"]) == (4, 0.1)
-    flat = create_job(extra_body={"num_steps": 5, "global_batch_size": 7, "unseen_classes": ["dog"], "crop_scale": [0.5, 1]})
+    flat = create_job(
+        extra_body={"num_steps": 5, "global_batch_size": 7, "unseen_classes": ["dog"], "crop_scale": [0.5, 1]}
+    )
     config = config_of(flat.id)
     assert (config["num_steps"], config["global_batch_size"], config["crop_scale"]) == (5, 7, [0.5, 1])
     assert flat.unseen_classes == ["dog"]
@@ -137,7 +150,9 @@ def test_tries_that_overlap_make_one_job(service, file_id):
     headers = {"content-type": "application/json", "idempotency-key": "overlap"}
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(service.http.post(JOBS, content=body, headers=headers).json()["id"]))
+        threading.Thread(
+            target=lambda: found.append(service.http.post(JOBS, content=body, headers=headers).json()["id"])
+        )
         for _ in range(4)
     ]
     for thread in threads:

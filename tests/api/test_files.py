@@ -90,4 +90,3 @@ def test_form_without_a_file_and_body_of_another_kind_are_refused(http):
     assert http.post("/v1/files", json={"purpose": "fine-tune"}).status_code == 415
     broken = http.post("/v1/files", content=b"rubbish", headers={"content-type": "multipart/form-data"})
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_multipart")
-

@@ -1,0 +1,279 @@
+"""Classifying in every form: multipart, JSON and raw bytes, the last two through huggingface_hub's own client."""
+
+import base64
+import io
+import json
+import math
+import struct
+import zlib
+
+import pytest
+import torch
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import BadRequestError, HfHubHTTPError
+from PIL import Image, ImageDraw
+
+from alignclip_core.base_models import STARTER_FOLDER, read_card
+from alignclip_core.classifier import Classifier
+from alignclip_core.encoder import build_text_encoder
+from alignclip_core.images import decode_image
+from alignclip_core.prompts import embed_classes
+
+LABELS = ["cat", "dog", "car"]
+
+
+@pytest.fixture(scope="module")
+def tuned(service, archive):
+    """A finished model of three classes."""
+    job = service.openai.fine_tuning.jobs.create(
+        model="tiny", training_file=service.upload(archive), extra_body={"num_steps": 2}
+    )
+    return service.finish(job.id)
+
+
+@pytest.fixture
+def classify(http):
+    """POSTs a multipart form to a model; the answer."""
+
+    def post(model, images, **data):
+        files = [("image", (f"{index}.png", content)) for index, content in enumerate(images)]
+        return http.post(f"/v1/models/{model}/classify", files=files, data=data)
+
+    return post
+
+
+def test_starter_tells_a_drawn_sun_from_a_tree(classify):
+    yellow = Image.new("RGB", (160, 160), "skyblue")
+    ImageDraw.Draw(yellow).ellipse((40, 40, 120, 120), fill="yellow")
+    green = Image.new("RGB", (160, 160), "white")
+    draw = ImageDraw.Draw(green)
+    draw.rectangle((70, 90, 90, 155), fill="saddlebrown")
+    draw.ellipse((30, 10, 130, 100), fill="forestgreen")
+    answer = classify("starter", [png(yellow), png(green)], labels=["sun", "tree"]).json()
+    assert (answer["object"], answer["model"]) == ("list", "starter")
+    assert [(item["index"], item["filename"]) for item in answer["data"]] == [(0, "0.png"), (1, "1.png")]
+    assert [item["predictions"][0]["label"] for item in answer["data"]] == ["sun", "tree"]
+
+
+def test_scores_are_those_of_the_method(classify, picture):
+    card = read_card(STARTER_FOLDER, "starter")
+    embeddings = embed_classes(build_text_encoder(card), LABELS, card.templates)
+    expected = Classifier.from_base(card).classify([decode_image(picture)], embeddings)[0]
+    ranked = classify("starter", [picture], labels=LABELS).json()["data"][0]["predictions"]
+    assert {best["label"]: pytest.approx(best["score"], abs=1e-5) for best in ranked} == dict(
+        zip(LABELS, expected.tolist(), strict=True)
+    )
+    assert [best["score"] for best in ranked] == sorted((best["score"] for best in ranked), reverse=True)
+
+
+def test_tuned_model_knows_its_own_classes_and_any_other(classify, tuned, picture):
+    own = classify(tuned, [picture]).json()["data"][0]["predictions"]
+    assert {best["label"] for best in own} == {"cat", "dog", "red_panda"}
+    other = classify(tuned, [picture], labels=["fox", "owl", "dog", "bee", "elk", "emu"]).json()["data"][0][
+        "predictions"
+    ]
+    assert len(other) == 6  # labels that the caller names are all scored
+    assert sum(best["score"] for best in other) == pytest.approx(1)
+
+
+def test_tuned_model_is_another_than_its_base(classify, tuned, picture):
+    labels = ["cat", "dog", "red_panda"]
+    assert (
+        classify(tuned, [picture], labels=labels).json()["data"]
+        != classify("tiny", [picture], labels=labels).json()["data"]
+    )
+
+
+def test_many_images_keep_their_order_and_names(classify, pictures):
+    files = list(pictures.values()) * 3
+    many = classify("tiny", files, labels=LABELS).json()["data"]
+    assert [item["filename"] for item in many] == [f"{index}.png" for index in range(45)]
+    single = classify("tiny", [files[7]], labels=LABELS).json()["data"][0]
+    assert scores(many[7]) == pytest.approx(scores(single), abs=1e-5)
+
+
+def test_labels_may_be_repeated_or_a_json_list(classify, picture):
+    repeated = classify("tiny", [picture], labels=LABELS).json()["data"]
+    assert classify("tiny", [picture], labels=json.dumps(LABELS)).json()["data"] == repeated
+    assert classify("tiny", [picture], **{"labels[]": LABELS}).json()["data"] == repeated
+
+
+def test_templates_change_the_answer(classify, picture):
+    plain = classify("tiny", [picture], labels=LABELS).json()["data"]
+    pets = classify("tiny", [picture], labels=LABELS, templates="pets").json()["data"]
+    spelled = classify("tiny", [picture], labels=LABELS, templates="a photo of a {}, a type of pet.").json()["data"]
+    assert plain != pets == spelled
+
+
+def test_top_k_gives_the_best_and_more_than_there_are_gives_all(classify, picture):
+    best = classify("tiny", [picture], labels=LABELS).json()["data"][0]["predictions"]
+    assert classify("tiny", [picture], labels=LABELS, top_k=1).json()["data"][0]["predictions"] == best[:1]
+    assert classify("tiny", [picture], labels=LABELS, top_k=99).json()["data"][0]["predictions"] == best
+
+
+def test_hugging_face_client_classifies_raw_bytes_and_files(service, tuned, picture, tmp_path):
+    client = service.hugging_face(tuned)
+    found = client.image_classification(picture)  # sent without a content type
+    assert {best.label for best in found} == {"cat", "dog", "red_panda"}
+    assert sum(best.score for best in found) == pytest.approx(1)
+    (tmp_path / "dog.png").write_bytes(picture)
+    assert client.image_classification(tmp_path / "dog.png") == found
+    assert client.image_classification(picture, top_k=1) == found[:1]
+
+
+def test_hugging_face_client_picks_the_scores(service, tuned, picture):
+    client = service.hugging_face(tuned)
+    logits = {best.label: best.score for best in client.image_classification(picture, function_to_apply="none")}
+    sigmoid = {best.label: best.score for best in client.image_classification(picture, function_to_apply="sigmoid")}
+    softmax = {best.label: best.score for best in client.image_classification(picture, function_to_apply="softmax")}
+    assert sigmoid == {label: pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-5) for label, logit in logits.items()}
+    expected = torch.softmax(torch.tensor(list(logits.values())), 0).tolist()
+    assert list(softmax.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_hugging_face_client_classifies_zero_shot(service, picture, classify):
+    client = service.hugging_face("tiny")
+    found = client.zero_shot_image_classification(picture, LABELS)
+    ours = classify("tiny", [picture], labels=LABELS).json()["data"][0]["predictions"]
+    assert [(best.label, best.score) for best in found] == [(best["label"], best["score"]) for best in ours]
+    template = "a photo of a {}, a type of pet."
+    assert client.zero_shot_image_classification(picture, LABELS, hypothesis_template=template) != found
+
+
+def test_hugging_face_client_asks_for_health_and_info(service):
+    url = f"{service.url}/v1/models/tiny/classify"
+    client = InferenceClient(model=url, provider="hf-inference", token=service.settings.bootstrap_api_key)
+    assert client.health_check()
+    assert client.get_endpoint_info()["id"] == "tiny"
+    nothing = InferenceClient(model=url.replace("tiny", "no"), provider="hf-inference", token="acl-test-key")
+    assert not nothing.health_check()
+
+
+def test_hugging_face_client_shows_our_words(service, picture):
+    with pytest.raises(BadRequestError, match="name at least two in 'labels'"):
+        service.hugging_face("tiny").image_classification(picture)
+    with pytest.raises(HfHubHTTPError, match="No model 'nothing'") as caught:
+        service.hugging_face("nothing").image_classification(picture)
+    assert caught.value.response.status_code == 404
+    with pytest.raises(HfHubHTTPError, match="Incorrect API key") as caught:
+        service.hugging_face("tiny", token="wrong").image_classification(picture)
+    assert caught.value.response.status_code == 401
+
+
+def test_error_has_the_form_of_its_request(http, classify):
+    url = "/v1/models/tiny/classify"
+    raw = http.post(url, content=b"no picture")
+    assert raw.json() == {"error": raw.headers["x-error-message"]}
+    assert raw.status_code == 400
+    multipart = classify("tiny", [b"no picture"], labels=LABELS)
+    assert set(multipart.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_image_that_does_not_decode_is_named(classify, picture):
+    for broken in (b"no picture", picture[:60]):
+        answer = classify("tiny", [picture, broken], labels=LABELS)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_image")
+        assert answer.json()["error"]["param"] == "image"
+        assert "1.png" in answer.json()["error"]["message"]
+
+
+def test_image_of_100_megapixels_is_refused_by_its_header(classify):
+    answer = classify("tiny", [huge_png(10_000, 10_000)], labels=LABELS)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_image")
+    assert "pixels" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("data", "param", "words"),
+    [
+        ({"labels": ["cat"]}, "labels", "at least two"),
+        ({"labels": '["cat"]'}, "labels", "at least two"),
+        ({"labels": ["cat", "cat"]}, "labels", "twice"),
+        ({"labels": ["cat", " "]}, "labels", "empty"),
+        ({"labels": ["red_panda", "red panda"]}, "labels", "the same"),
+        ({"labels": '["cat", 5]'}, "labels", "list of texts"),
+        ({"labels": '["cat", '}, "labels", "JSON"),
+        ({}, "labels", "name at least two"),
+        ({"labels": LABELS, "top_k": 0}, "top_k", "from 1"),
+        ({"labels": LABELS, "top_k": "many"}, "top_k", "'many'"),
+        ({"labels": LABELS, "templates": "a photo"}, "templates", "{}"),
+        ({"labels": LABELS, "templates": "{} and {}"}, "templates", "exactly once"),
+        ({"labels": LABELS, "function_to_apply": "max"}, "function_to_apply", "'max'"),
+        ({"lables": LABELS}, "lables", "Unknown field"),
+        ({"image": "text"}, "image", "as a file"),
+    ],
+)
+def test_form_that_cannot_be_used_is_refused_by_name(classify, picture, data, param, words):
+    error = classify("tiny", [picture], **data).json()["error"]
+    assert (error["param"], words in error["message"]) == (param, True), error
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "empty"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "base64"),
+        (b'{"inputs": 5}', "base64"),
+        (b'{"inputs": "https://example.org/cat.png"}', "not fetched"),
+        (b'{"inputs": "", "parameters": []}', "parameters"),
+        (b'{"inputs": "", "parameters": {"topk": 1}}', "'topk'"),
+        (b'{"inputs": "", "parameters": {"candidate_labels": ["cat"]}}', "at least two"),
+        (b'{"inputs": "", "parameters": {"candidate_labels": ["cat", "dog"]}}', "0 bytes"),
+        (b'{"inputs": "", "parameters": {"candidate_labels": "cat"}}', "list"),
+        (b'{"inputs": "", "parameters": {"hypothesis_template": "a photo"}}', "{}"),
+    ],
+)
+def test_json_that_cannot_be_used_is_refused(http, body, words):
+    answer = http.post("/v1/models/tiny/classify", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, words in answer.json()["error"]) == (400, True), answer.text
+
+
+def test_empty_body_and_body_of_another_kind_are_refused(http, tuned):
+    url = f"/v1/models/{tuned}/classify"
+    assert (http.post(url).status_code, "empty" in http.post(url).json()["error"]) == (400, True)
+    assert http.post(url, content=b"%PDF", headers={"content-type": "application/pdf"}).status_code == 415
+    assert http.post(url, data={"labels": "x"}, files={}).status_code == 400
+
+
+def test_more_than_allowed_is_refused(start_service, picture):
+    small = start_service(max_images_per_request=2, max_labels_per_request=2, max_image_bytes=len(picture))
+
+    def post(num_images, labels, content=picture):
+        files = [("images", (f"{index}.png", content)) for index in range(num_images)]
+        return small.http.post("/v1/models/tiny/classify", files=files, data={"labels": labels})
+
+    assert post(2, ["cat", "dog"]).status_code == 200
+    assert post(3, ["cat", "dog"]).json()["error"]["code"] == "invalid_multipart"
+    assert post(1, LABELS).json()["error"]["param"] == "labels"
+    assert post(1, ["cat", "dog"], picture + b"x").json()["error"]["code"] == "invalid_image"
+
+
+def test_curl_sends_a_picture_with_its_own_content_type(http, tuned, picture):
+    answer = http.post(
+        f"/v1/models/{tuned}/classify", content=picture, headers={"content-type": "application/x-www-form-urlencoded"}
+    )
+    assert len(answer.json()) == 3
+    encoded = {"inputs": "data:image/png;base64," + base64.b64encode(picture).decode()}
+    assert http.post(f"/v1/models/{tuned}/classify", json=encoded).json() == answer.json()
+
+
+def scores(item):
+    return [best["score"] for best in item["predictions"]]
+
+
+def png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def huge_png(width, height):
+    """A PNG that says it is that large, in a few bytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
