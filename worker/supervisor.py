@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from typing import Any
 
 import structlog
-from sqlalchemy.orm import Session
 
-from alignclip_core.run_dir import EXIT_DONE, EXIT_STOPPED, Record, RunDir
+from alignclip_core.run_dir import EXIT_DONE, EXIT_STOPPED, RunDir
 from alignclip_store import runs
 from alignclip_store.errors import LeaseLost
 from worker.current_run import CurrentRun
 from worker.launcher import Trainer
 from worker.outcome import DISK_FULL, STOPPED, Outcome, StopReason
+from worker.reports import Reports
 from worker.uploads import Uploads
 
 log = structlog.get_logger()
@@ -34,8 +32,7 @@ class Supervisor:
         self._run = run
         self._trainer = trainer
         self._uploads = uploads
-        self._offset = 0  # of the next unread byte of metrics.jsonl
-        self._numbers: dict[str, Any] = {}  # the latest of each kind, for the next checkpoint's row
+        self._reports = Reports(run, uploads)
         self._pass_on_at = 0.0
         self._kill_at: float | None = None  # set once the trainer was asked to stop
 
@@ -43,18 +40,19 @@ class Supervisor:
         """Wait for the trainer's end and say what it means; its process group is gone when this returns or raises."""
         try:
             exit_code = self._watch()
-            self._pass_on_rest()
+            self._reports.pass_on_rest()
         except LeaseLost:
             return STOPPED["lost"]
         finally:
             self._end_trainer()
+        log.info("trainer_ended", exit_code=exit_code)
         return judge(exit_code, self._run.run_dir, self._reason(exit_code))
 
     def _watch(self) -> int:
         while (exit_code := self._trainer.exit_code()) is None:
             self._act_on_stop()
             if time.monotonic() >= self._pass_on_at:
-                self._pass_on()
+                self._reports.pass_on()
                 self._uploads.put_log_when_due()
                 self._pass_on_at = time.monotonic() + PASS_ON_SECONDS
             time.sleep(TICK_SECONDS)
@@ -65,9 +63,11 @@ class Supervisor:
         if reason == "lost":
             raise LeaseLost(f"The lease of {self._run.claim.job_id} is gone.")
         if reason is not None and self._kill_at is None:
-            log.info("trainer_asked_to_stop", job_id=self._run.claim.job_id, reason=reason, pid=self._trainer.pid)
-            self._trainer.request_stop()
+            log.info("trainer_asked_to_stop", reason=reason, pid=self._trainer.pid)
             self._kill_at = time.monotonic() + self._run.settings.stop_seconds
+            self._trainer.request_stop()
+            phase = "cancelling" if reason == "cancelled" else "stopping"
+            self._run.try_write(lambda session: runs.record_phase(session, self._run.claim, phase))
         elif self._kill_at is not None and time.monotonic() > self._kill_at:
             self._trainer.kill()
 
@@ -77,49 +77,9 @@ class Supervisor:
         reason = self._run.stop_reason()
         return reason if was_stopped or reason == "lost" else None
 
-    def _pass_on(self) -> None:
-        """Pass on what the trainer said since the last time; later, when the database is away."""
-        records, offset = self._run.run_dir.read_records(self._offset)
-        if records and self._run.try_write(lambda session: self._write(session, records)):
-            self._note(records, offset)
-
-    def _pass_on_rest(self) -> None:
-        records, offset = self._run.run_dir.read_records(self._offset)
-        if records:
-            self._run.write(lambda session: self._write(session, records))
-            self._note(records, offset)
-        for step, folder in self._run.run_dir.list_checkpoints()[-1:]:
-            self._uploads.put_checkpoint(step, folder, self._checkpoint_metrics(step))
-
-    def _write(self, session: Session, records: Sequence[Record]) -> None:
-        claim = self._run.claim
-        numbers = [
-            {"step": record.step, "kind": record.kind, "values": dict(record.values)}
-            for record in records
-            if record.kind in ("train", "evaluation")
-        ]
-        if numbers:
-            runs.record_metrics(session, claim, numbers)
-        phases = [record.values["phase"] for record in records if record.kind == "phase"]
-        if phases:
-            runs.record_phase(session, claim, phases[-1])
-        for record in records:
-            if record.kind == "event":
-                runs.record_event(session, claim, record.values["level"], record.values["message"])
-
-    def _note(self, records: Sequence[Record], offset: int) -> None:
-        self._offset = offset
-        for record in records:
-            if record.kind in ("train", "evaluation"):
-                self._numbers[record.kind] = dict(record.values)
-            elif record.kind == "checkpoint":
-                folder = self._run.run_dir.checkpoints / record.values["folder"]
-                self._uploads.put_checkpoint(record.step, folder, self._checkpoint_metrics(record.step))
-
-    def _checkpoint_metrics(self, step: int) -> dict[str, Any]:
-        return {"step": step, **self._numbers}
-
     def _end_trainer(self) -> None:
+        if self._trainer.exit_code() is not None:
+            return
         self._trainer.kill()
         deadline = time.monotonic() + REAP_SECONDS
         while self._trainer.exit_code() is None and time.monotonic() < deadline:
