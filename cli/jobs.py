@@ -16,7 +16,9 @@ def jobs(limit: Annotated[int, typer.Option(min=1, help="How many of the newest 
     """List jobs, the newest first."""
     with connect() as client:
         found = client.list_jobs(limit)
-    table = Table("job", "status", "created", "model", "steps", "tuned model", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", "status", "created", "model", "steps", "tuned model"):
+        table.add_column(heading, no_wrap="model" in heading or heading == "job", overflow="fold")
     for job in found:
         created = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
         steps = f"{job['progress']['step']}/{job['progress']['num_steps']}"

@@ -42,7 +42,10 @@ def list_models(context: typer.Context) -> None:
         return
     with connect() as client:
         found = client.list_models()
-    table = Table("model", "base", "created", "classes", "description", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True, overflow="fold")
+    for heading in ("base", "created", "classes", "description"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis")
     for model in found:
         created = datetime.fromtimestamp(model["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
         classes = str(len(model["class_names"])) if model["class_names"] else "any labels"
@@ -62,7 +65,7 @@ def pull(model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a 
         out.print(f"{model_id} is on this machine: {known[model_id].folder}", markup=False)
         return
     models_dir.mkdir(parents=True, exist_ok=True)
-    fetched = subprocess.run([sys.executable, "-P", "-c", PULL_CODE, model_id, str(models_dir)], check=False)
+    fetched = subprocess.run([sys.executable, "-u", "-P", "-c", PULL_CODE, model_id, str(models_dir)], check=False)
     if fetched.returncode != 0:
         raise CliError(
             f"{model_id} was not fetched. A model hub has to be reachable (HF_ENDPOINT names a mirror); or put a folder"

@@ -141,12 +141,13 @@ def wait_until():
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A folder domain/class/image: circles and squares and triangles, drawn with ink and with light."""
+    """A folder domain/class/image: four shapes, drawn with ink and with light."""
     folder = tmp_path_factory.mktemp("data") / "pictures"
     shapes = {
         "circle": lambda draw, box, colour: draw.ellipse(box, fill=colour),
         "square": lambda draw, box, colour: draw.rectangle(box, fill=colour),
         "triangle": lambda draw, box, colour: draw.polygon([box[:2], box[2:], (box[0], box[3])], fill=colour),
+        "bar": lambda draw, box, colour: draw.rectangle((box[0], 28, box[2], 36), fill=colour),
     }
     for domain, (paper, ink) in {"ink": ("white", "navy"), "light": ("black", "gold")}.items():
         for name, shape in shapes.items():

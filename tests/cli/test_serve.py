@@ -139,6 +139,5 @@ def count(home, table):
 def test_client_of_a_stopped_service_says_what_to_do(alignclip, command):
     refused = alignclip(command, ALIGNCLIP_URL="http://127.0.0.1:1")
     assert refused.returncode == 1
-    assert refused.stderr.strip() == (
-        "alignclip: Nothing answers at http://127.0.0.1:1. Start the service with `alignclip serve`, or set ALIGNCLIP_URL."
-    )
+    assert refused.stderr.startswith("alignclip: Nothing answers at http://127.0.0.1:1. Start the service with")
+    assert len(refused.stderr.strip().splitlines()) == 1
