@@ -89,16 +89,16 @@ def describe_error(error: Exception) -> TrainerError:
     trace = "".join(traceback.format_exception(error))
     if _is_out_of_memory(error):
         error = OutOfMemory(
-            f"Memory ran out on the device ({str(error).splitlines()[0]}). A smaller global_batch_size would do.",
+            f"Memory ran out on the device ({error}). A smaller global_batch_size would do.",
             param="global_batch_size",
         )
     if isinstance(error, AlignClipError):
         return TrainerError(code=error.code, message=error.message, param=error.param, traceback=trace)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return TrainerError(
             code="disk_full",
-            message=f"The disk is full ({error}); free some space, then run the same command: it goes on from the "
-            "last checkpoint.",
+            message=f"The disk takes no more ({error}); free some space, then run the same command: it goes on from "
+            "the last checkpoint.",
             traceback=trace,
         )
     return TrainerError(code="internal_error", message=f"{type(error).__name__}: {error}", traceback=trace)

@@ -68,17 +68,23 @@ def draw_dataset() -> Callable[..., None]:
     return draw
 
 
-@pytest.fixture
-def make_run(tmp_path: Path, tiny_base_model: BaseModel, draw_dataset) -> Callable[..., RunDir]:
-    """make_run(name, domains=(), **fields): a run directory for the tiny model, ready to train."""
+@pytest.fixture(scope="session")
+def write_run(tiny_base_model: BaseModel, draw_dataset) -> Callable[..., RunDir]:
+    """write_run(folder, domains=(), num_images=5, **fields): a run directory for the tiny model, ready to train."""
 
-    def make(name: str = "run", domains: tuple[str, ...] = (), num_images: int = 5, **fields) -> RunDir:
-        run_dir = RunDir(tmp_path / name)
+    def write(folder: Path, domains: tuple[str, ...] = (), num_images: int = 5, **fields) -> RunDir:
+        run_dir = RunDir(folder)
         draw_dataset(run_dir.dataset, domains, num_images=num_images)
         run_dir.write_config(tiny_config(tiny_base_model, **fields))
         return run_dir
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, write_run) -> Callable[..., RunDir]:
+    """make_run(name="run", **of_write_run): the same in the test's own folder."""
+    return lambda name="run", **fields: write_run(tmp_path / name, **fields)
 
 
 def tiny_config(base_model: BaseModel, algorithm: str = "alignclip", **fields) -> FinetuneConfig:
