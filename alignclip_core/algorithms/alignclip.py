@@ -33,6 +33,8 @@ class AlignClip(nn.Module):
         self.encoder = encoder
         self.config = config
         self.logit_scale = config.logit_scale or encoder.logit_scale
+        # Dropping it is the authors' form of targets from similarities; plain label smoothing has only one form.
+        self.keep_diagonal = config.keep_diagonal or config.smoothing_target == "uniform"
         trained = [row for row, name in enumerate(config.class_names) if name not in config.unseen_classes]
         embeddings = torch.from_numpy(similarity.class_embeddings[trained])
         cosine = torch.from_numpy(similarity.cosine[trained][:, trained])
@@ -49,7 +51,7 @@ class AlignClip(nn.Module):
             patch_features=aligned.patch_features,
             dv_patch_features=aligned.dv_patch_features,
             class_embeddings=self.class_embeddings,
-            targets=smoothed_targets(labels, self.similarity, self.config.smoothing, self.config.keep_diagonal),
+            targets=smoothed_targets(labels, self.similarity, self.config.smoothing, self.keep_diagonal),
             labels=labels,
             logit_scale=self.logit_scale,
             config=self.config,

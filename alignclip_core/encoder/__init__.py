@@ -1,6 +1,7 @@
 """open_clip models as this project runs them; nothing outside this package knows open_clip's insides.
 
 image_tower.py   ImageEncoder: the image tower with the D-V branch beside it
+blocks.py        one transformer block with its query, key and value in sight, and its share of the D-V branch
 text_tower.py    TextEncoder: strings to text features, frozen
 build.py         a base model's folder -> towers
 starter.py       how the packaged starter differs from an open_clip model

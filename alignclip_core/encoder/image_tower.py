@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.encoder.blocks import run_block, run_dv_block
 from alignclip_core.errors import BaseModelUnfit, ConfigInvalid
 from alignclip_core.images import Preprocessing
-from alignclip_core.method.attention import CLASS_TOKEN, cls_attention, dv_attention, mean_over_layers
+from alignclip_core.method.attention import CLASS_TOKEN, cls_attention, mean_over_layers
 
 NUM_DV_BLOCKS = 6  # CLIP Surgery's dual path covers the last six blocks; the paper names no start
 
@@ -26,13 +27,6 @@ class AlignedFeatures(NamedTuple):
     log_cls_attention: Float[Tensor, "batch patches"] | None = None  # log A_c of eq 3
     patch_features: Float[Tensor, "batch patches dim"] | None = None  # unit length, for G of eq 4
     dv_patch_features: Float[Tensor, "batch patches dim"] | None = None  # unit length, no gradient, for G* of eq 6
-
-
-class _BlockOutput(NamedTuple):
-    tokens: Tensor  # [batch, tokens, width]
-    query: Tensor  # [batch, heads, tokens, head_dim], and so key and value
-    key: Tensor
-    value: Tensor
 
 
 class _Needs(NamedTuple):
@@ -60,8 +54,6 @@ class ImageEncoder(nn.Module):
     Always in evaluation mode, in training too, as the method trains: batch statistics stay, nothing is dropped out.
     """
 
-    supports_alignment = True  # every tower that can be built has a class token that attends to patches
-
     def __init__(self, visual: nn.Module, *, logit_scale: float, preprocess: Preprocessing) -> None:
         """Raises `BaseModelUnfit` for a tower that is no plain vision transformer."""
         super().__init__()
@@ -83,8 +75,8 @@ class ImageEncoder(nn.Module):
         tokens = self._embed(images)
         *blocks, last = self.visual.transformer.resblocks
         for block in blocks:
-            tokens = _run_block(block, tokens).tokens
-        tokens = _run_block(last, tokens, class_token_only=self._pools_class_token).tokens
+            tokens = run_block(block, tokens).tokens
+        tokens = run_block(last, tokens, class_token_only=self._pools_class_token).tokens
         return self._image_features(self._project(tokens))
 
     def forward_aligned(self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig) -> AlignedFeatures:
@@ -100,9 +92,9 @@ class ImageEncoder(nn.Module):
         log_attention = []
         for index, block in enumerate(self.visual.transformer.resblocks):
             if index == dv_start:
-                dv_tokens = tokens
+                dv_tokens = tokens.detach()
             is_last = index == self.num_blocks - 1
-            output = _run_block(
+            output = run_block(
                 block, tokens, class_token_only=is_last and self._pools_class_token and not needs.last_block_whole
             )
             tokens = output.tokens
@@ -112,7 +104,7 @@ class ImageEncoder(nn.Module):
             if index >= dv_start:
                 # After the main stream: under autocast the first use of a weight keeps its bf16 copy, and a copy made
                 # here, without gradient, would cut off the main stream's.
-                dv_tokens = _run_dv_block(block, dv_tokens, output, config)
+                dv_tokens = run_dv_block(block, dv_tokens, output, config)
 
         projected = self._project(tokens)
         return AlignedFeatures(
@@ -181,48 +173,6 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def _dv_patch_features(self, dv_tokens: Tensor) -> Tensor:
         return _unit_length(self._project(_patches(dv_tokens)))
-
-
-def _run_block(block: Any, tokens: Tensor, *, class_token_only: bool = False) -> _BlockOutput:
-    """What open_clip's ResidualAttentionBlock does, with query, key and value in sight.
-
-    `class_token_only`: the class token's row alone, which is all that the last block must give for its features.
-    """
-    normed = block.ln_1(tokens)
-    query, key, value = _project_heads(block.attn, normed, class_token_only)
-    if class_token_only:
-        tokens = tokens[:, : CLASS_TOKEN + 1]
-    attended = F.scaled_dot_product_attention(query, key, value)
-    tokens = tokens + block.ls_1(block.attn.out_proj(_merge_heads(attended)))
-    tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-    return _BlockOutput(tokens, query, key, value)
-
-
-@torch.no_grad()
-def _run_dv_block(block: Any, dv_tokens: Tensor, main: _BlockOutput, config: FinetuneConfig) -> Tensor:
-    """CLIP Surgery's dual path: attention from the main stream's projections, residual kept, no MLP by default."""
-    attended = dv_attention(main.query, main.key, main.value, config.dv_structure)
-    dv_tokens = dv_tokens + block.ls_1(block.attn.out_proj(_merge_heads(attended)))
-    return dv_tokens + block.ls_2(block.mlp(block.ln_2(dv_tokens))) if config.dv_mlp else dv_tokens
-
-
-def _project_heads(
-    attention: nn.MultiheadAttention, normed: Tensor, class_token_only: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each [batch, heads, tokens, head_dim]."""
-    weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.embed_dim
-    if not class_token_only:
-        projected = F.linear(normed, weight, bias).chunk(3, dim=-1)
-    else:
-        class_token = normed[:, : CLASS_TOKEN + 1]
-        query = F.linear(class_token, weight[:width], bias[:width])
-        projected = (query, *F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
-    query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected)
-    return query, key, value
-
-
-def _merge_heads(attended: Tensor) -> Tensor:
-    return attended.transpose(1, 2).flatten(2)
 
 
 def _patches(tokens: Tensor) -> Tensor:

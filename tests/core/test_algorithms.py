@@ -1,0 +1,75 @@
+"""Each algorithm's loss is the textbook one that its name promises, in every preset."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+from torch.testing import assert_close
+
+from alignclip_core.algorithms import make_algorithm
+from alignclip_core.base_models import BaseModel
+from alignclip_core.config import PRESETS, make_config
+from alignclip_core.encoder import ImageEncoder, build_image_encoder
+from alignclip_core.run_dir import ClassSimilarity
+
+CLASS_NAMES = {name: name for name in ("cat", "dog", "fox", "owl")}
+LABELS = torch.tensor([1, 0, 2])  # among the trained classes, which leave out the fox: 2 is the owl
+TRAINED = [0, 1, 3]
+
+
+@pytest.fixture
+def encoder(tiny_base_model: BaseModel) -> ImageEncoder:
+    return build_image_encoder(tiny_base_model)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(13))
+
+
+@pytest.fixture
+def similarity() -> ClassSimilarity:
+    embeddings = normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(14)), dim=-1)
+    return ClassSimilarity(
+        class_names=tuple(CLASS_NAMES.values()),
+        templates=("{}",),
+        text_model="random",
+        class_embeddings=embeddings.numpy(),
+        cosine=np.asarray(embeddings @ embeddings.T),
+    )
+
+
+def textbook_loss(algorithm: str, features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    scale = 20.0  # of the tiny model
+    if algorithm == "clipood":
+        return cross_entropy(scale * (features - 0.3 * texts[LABELS]) @ texts.T, LABELS)
+    return cross_entropy(
+        scale * features @ texts.T, LABELS, label_smoothing=0.1 if algorithm == "label_smoothing" else 0.0
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("algorithm", ["finetune", "clipood", "label_smoothing"])
+def test_baseline_trains_by_its_textbook_loss_on_the_trained_classes(encoder, images, similarity, algorithm, preset):
+    config = make_config(
+        BaseModel(id="tiny"),
+        class_names=CLASS_NAMES,
+        algorithm=algorithm,
+        preset=preset,
+        given={"unseen_classes": ("fox",)},
+    )
+    losses = make_algorithm(encoder, similarity, config)(images, LABELS).losses
+    texts = torch.from_numpy(similarity.class_embeddings)[TRAINED]
+    assert_close(losses.total, textbook_loss(algorithm, encoder(images), texts), atol=1e-4, rtol=1e-5)
+    assert losses.layer_alignment.item() == losses.similarity_alignment.item() == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_alignclip_adds_its_three_terms_with_their_weights(encoder, images, similarity, preset):
+    config = make_config(BaseModel(id="tiny"), class_names=CLASS_NAMES, preset=preset)
+    losses = make_algorithm(encoder, similarity, config)(images, LABELS).losses
+    weight = {"paper": 1, "authors_code": 10}[preset]
+    expected = losses.smoothing + weight * (losses.layer_alignment + losses.similarity_alignment)
+    assert_close(losses.total, expected)
+    assert losses.layer_alignment.item() > 0
+    assert losses.similarity_alignment.item() > 0
