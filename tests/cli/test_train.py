@@ -21,7 +21,8 @@ def run_dir(pictures, tmp_path):
     """A run directory whose run is long enough to be stopped in its middle."""
     run = RunDir(tmp_path / "run")
     names = {name: name for name in ("bar", "circle", "square", "triangle")}
-    given = {"num_steps": 24, "global_batch_size": 4, "test_domains": ("light",), "validation_fraction": 0.34}
+    given = {"num_steps": 24, "global_batch_size": 4, "evaluate_every_steps": 24, "checkpoint_every_steps": 24}
+    given |= {"test_domains": ("light",), "validation_fraction": 0.34}
     run.write_config(make_config(find_base_model("starter", tmp_path), class_names=names, given=given))
     run.dataset.symlink_to(pictures, target_is_directory=True)
     return run

@@ -61,6 +61,7 @@ def test_worker_reserves_a_gpu_and_has_time_for_its_checkpoint(compose):
     worker = compose["services"]["worker"]
     (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert len(device["device_ids"]) == 1
     assert int(worker["stop_grace_period"].removesuffix("s")) > 10  # of ALIGNCLIP_STOP_SECONDS
     assert worker["init"] is True  # orphans are reaped, and SIGTERM reaches Celery's main process alone
 
