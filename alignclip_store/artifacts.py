@@ -41,9 +41,8 @@ class ArtifactStore:
     def put_folder(self, local: Path, key: str) -> str:
         """Store a folder with all files in it under the key, in place of what is there; its URI."""
         path = self._path(key)
-        sizes = {
-            str(file.relative_to(local)): file.stat().st_size for file in sorted(local.rglob("*")) if file.is_file()
-        }
+        files = [file for file in sorted(local.rglob("*")) if file.is_file() and file != local / LISTING]
+        sizes = {str(file.relative_to(local)): file.stat().st_size for file in files}
         if not self._is_local:
             self.delete(SCHEME + key)  # its listing first: half of the old and half of the new is never complete
         with self._aside(path) as aside:
@@ -62,7 +61,7 @@ class ArtifactStore:
         return local
 
     def fetch_folder(self, uri: str, local: Path) -> Path:
-        """Copy a folder to the path `local`, where nothing may be yet. Raises `ArtifactMissing`."""
+        """Copy a folder to the path `local`, in place of what is there. Raises `ArtifactMissing`."""
         path = self._path_of(uri)
         sizes = self._listing(path, uri)
         with renamed_when_complete(local) as aside:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from sqlalchemy.orm import Session
 from alignclip_store.settings import Settings
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
+
+MIGRATION_LOCK = 0x414C4947  # any number that nobody else locks in our database
 
 SchemaState = Literal["current", "older", "newer", "empty"]
 
@@ -94,12 +97,14 @@ def migrating(engine: Engine) -> Iterator[Connection]:
         is_sqlite = connection.dialect.name == "sqlite"
         if is_sqlite:  # else the rebuilding of a table would cascade into those that refer to it
             connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
-        with connection.begin():
-            if not is_sqlite:
-                connection.execute(select(func.pg_advisory_xact_lock(0x414C4947)))
-            yield connection
-        if is_sqlite:
-            connection.connection.driver_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
+        try:
+            with connection.begin():
+                if not is_sqlite:
+                    connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                yield connection
+        finally:
+            if is_sqlite:
+                connection.connection.driver_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -114,12 +119,18 @@ def schema_state(engine: Engine) -> SchemaState:
     """How the schema stands to this code: "newer" means that a later version has migrated it."""
     with engine.connect() as connection:
         revision = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory(str(MIGRATIONS))
     if revision is None:
         return "empty"
-    if revision == scripts.get_current_head():
+    newest, *older = _revisions()
+    if revision == newest:
         return "current"
-    return "older" if revision in {script.revision for script in scripts.walk_revisions()} else "newer"
+    return "older" if revision in older else "newer"
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """All that this code knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions())
 
 
 def _set_pragmas(connection: Any, record: object) -> None:

@@ -36,8 +36,9 @@ def create_job(
     idempotency_key: str | None = None,
 ) -> Job:
     """A queued job and its first event. Its files, when they are file ids, must exist: `FileNotFound`."""
-    for param, reference in (("training_file", training_file), ("validation_file", validation_file)):
-        if reference is not None and reference.startswith("file-"):
+    references = {"training_file": training_file, "validation_file": validation_file or ""}
+    for param, reference in sorted(references.items(), key=lambda item: item[1]):  # in one order: no deadlock
+        if reference.startswith("file-"):
             lock_file(session, owner, reference, param=param)
     job = Job(
         id=new_id("ftjob"),

@@ -9,7 +9,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-
     op.create_table('files',
     sa.Column('id', sa.String(length=64), nullable=False),
     sa.Column('owner', sa.String(length=64), nullable=False),
@@ -156,9 +155,7 @@ def upgrade() -> None:
 
 
 
-
 def downgrade() -> None:
-
     with op.batch_alter_table('runs', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_runs_owner'))
         batch_op.drop_index(batch_op.f('ix_runs_job_id'))
@@ -192,4 +189,3 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_files_owner'))
 
     op.drop_table('files')
-

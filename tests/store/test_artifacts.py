@@ -43,6 +43,15 @@ def test_a_folder_comes_back_as_it_was_put(store: ArtifactStore, folder: Path, t
     uri = store.put_folder(folder, "jobs/ftjob-1/model")
     fetched = store.fetch_folder(uri, tmp_path / "below" / "fetched")
     assert _contents(fetched) == _contents(folder)
+    assert _contents(store.fetch_folder(uri, fetched)) == _contents(folder), "again, over the former"
+
+
+def test_a_folder_that_is_put_from_a_stored_one_is_complete(folder: Path, tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "store"))
+    stored = store.local_path(store.put_folder(folder, "a"))
+    (stored / "empty").unlink()
+    fetched = store.fetch_folder(store.put_folder(stored, "b"), tmp_path / "fetched")
+    assert sorted(_contents(fetched)) == ["sub/deep/manifest.json", "weights.safetensors"]
 
 
 def test_a_file_comes_back_as_it_was_put(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
