@@ -21,8 +21,8 @@ BEAT_SECONDS = SILENCE_SECONDS / 15  # a supervised trainer ends itself after so
 # What a trainer may see of the worker's environment. It decodes strangers' images, so it is told no secret, and a list
 # of what may pass also holds back those that nobody thought of.
 PASSED_VARIABLES = frozenset(
-    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
-     "XDG_CACHE_HOME", "HF_HOME", "PYTHONHASHSEED"}
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD",
+     "VIRTUAL_ENV", "XDG_CACHE_HOME", "HF_HOME", "PYTHONHASHSEED"}
 )  # fmt: skip
 PASSED_PREFIXES = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "KMP_")
 

@@ -19,6 +19,15 @@ log = structlog.get_logger()
 LOOK_SECONDS = 1.0  # between two looks at the row, so that a cancel need not wait for the next renewal
 
 
+def check_intervals(lease_seconds: float, heartbeat_seconds: float) -> None:
+    """Raises `ValueError` when a lease would lapse, or count as lost, between two heartbeats."""
+    if heartbeat_seconds * 2 > lease_seconds:
+        raise ValueError(
+            f"heartbeat_seconds is {heartbeat_seconds:g}; a lease of {lease_seconds:g} s needs one every "
+            f"{lease_seconds / 2:g} s or more often."
+        )
+
+
 class Lease:
     """Renews a claim every `heartbeat_seconds` while its block runs, around staging and publishing too.
 
@@ -27,11 +36,7 @@ class Lease:
     """
 
     def __init__(self, engine: Engine, claim: Claim, *, lease_seconds: float, heartbeat_seconds: float) -> None:
-        if heartbeat_seconds * 2 > lease_seconds:
-            raise ValueError(
-                f"heartbeat_seconds is {heartbeat_seconds:g}; a lease of {lease_seconds:g} s needs one every "
-                f"{lease_seconds / 2:g} s or more often."
-            )
+        check_intervals(lease_seconds, heartbeat_seconds)
         self._engine = engine
         self._claim = claim
         self._lease_seconds = lease_seconds

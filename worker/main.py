@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from celery import Task
-from celery.signals import setup_logging, worker_init, worker_shutting_down
+from celery.signals import setup_logging, worker_shutting_down
 
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import create_engine
@@ -22,6 +22,7 @@ from alignclip_store.runs import WorkerIdentity
 from alignclip_store.settings import Settings
 from worker import tasks
 from worker.current_run import Workplace
+from worker.lease import check_intervals
 from worker.logs import configure_logging
 from worker.run_folders import sweep_run_dirs
 from worker.shutdown import ShutdownFlag
@@ -29,6 +30,7 @@ from worker.shutdown import ShutdownFlag
 log = structlog.get_logger()
 
 settings = Settings()
+check_intervals(settings.lease_seconds, settings.heartbeat_seconds)
 app = create_queue(settings)
 shutting_down = ShutdownFlag()  # made before the fork: the main process sets it, its pool children see it
 
@@ -41,7 +43,12 @@ def work(task: Task, job_id: str) -> None:
 
 @functools.cache
 def workplace(node: str) -> Workplace:
-    """What this process works with. Made at its first task, so after the fork: connections must not be shared."""
+    """What this process works with. Made at its first task, so after the fork: connections must not be shared.
+
+    Whatever killed workers left on this machine is removed on the way.
+    """
+    num_removed = sweep_run_dirs(settings.runs_location)
+    log.info("run_dirs_swept", num_removed=num_removed)
     return Workplace(
         settings=settings,
         engine=create_engine(settings),
@@ -70,16 +77,10 @@ def _configure_logging(**_: Any) -> None:
     configure_logging()
 
 
-def _sweep(**_: Any) -> None:
-    num_removed = sweep_run_dirs(settings.runs_location)
-    log.info("run_dirs_swept", num_removed=num_removed)
-
-
 def _announce_shutdown(**_: Any) -> None:
     shutting_down.set()
 
 
 app.task(work, name=WORK_TASK, bind=True)
 setup_logging.connect(_configure_logging)
-worker_init.connect(_sweep)
 worker_shutting_down.connect(_announce_shutdown)

@@ -35,7 +35,7 @@ class Uploads:
         # Steps of checkpoints that are stored or on their way; the one that the run resumed from came out of the store.
         self._steps = set() if stored_step is None else {stored_step}
         self._log_bytes = 0  # of the log that the store has
-        self._log_put_at = time.monotonic()
+        self._log_put_at = -LOG_SECONDS  # the first copy is taken at once
 
     def put_checkpoint(self, step: int, folder: Path, metrics: dict[str, Any]) -> None:
         """Store a complete checkpoint; nothing when it is stored or on its way already."""
@@ -68,8 +68,6 @@ class Uploads:
         try:
             uri = self._run.artifacts.put_folder(folder, f"{self._run.artifact_prefix}/checkpoints/{folder.name}")
             dropped = self._run.write(lambda session: self._record_checkpoint(session, step, uri, metrics))
-            for old_uri in dropped:
-                self._run.artifacts.delete(old_uri)
         except LeaseLost:
             return
         except Exception as error:
@@ -77,6 +75,16 @@ class Uploads:
             if folder.exists():  # else the trainer removed it for a newer one, which is on its way
                 log.warning("checkpoint_not_stored", job_id=self._run.claim.job_id, step=step, error=repr(error))
                 self._warn(f"The checkpoint of step {step} could not be stored ({error}); the run goes on.")
+            return
+        self._delete(dropped)
+
+    def _delete(self, uris: list[str]) -> None:
+        """Remove files that no row names any more; what cannot be removed only takes space."""
+        for uri in uris:
+            try:
+                self._run.artifacts.delete(uri)
+            except Exception as error:
+                log.warning("checkpoint_not_deleted", uri=uri, error=repr(error))
 
     def _record_checkpoint(self, session: Session, step: int, uri: str, metrics: dict[str, Any]) -> list[str]:
         """Record the checkpoint, forget the oldest; returns where the files of the forgotten are."""

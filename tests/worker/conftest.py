@@ -48,7 +48,7 @@ TINY = {
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 6},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
 }
-WAIT_SECONDS = 90.0  # two cores may be busy with other things
+WAIT_SECONDS = 150.0  # two cores may be busy with other things
 
 
 @dataclass

@@ -80,6 +80,7 @@ def test_a_cancel_ends_the_process_group(running_service, archive, is_gone):
     service = running_service
     job_id = service.submit(archive, num_steps=100_000, checkpoint_every_steps=100_000, num_loader_workers=1)
     service.wait_for_step(job_id, 1)
+    service.wait(job_id, lambda _: service.runs(job_id)[0].log_uri is not None)  # it can be read while the job runs
     trainer = service.trainer(job_id)
     group = [trainer, *trainer.children(recursive=True)]
     assert len(group) > 1

@@ -1,4 +1,4 @@
-"""What becomes of a job whose run ended without success, and of a model that cannot be stored. No trainer starts here."""
+"""What becomes of a job whose run did not succeed, and of a model that cannot be stored. No trainer starts here."""
 
 import errno
 import hashlib
