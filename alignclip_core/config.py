@@ -111,6 +111,9 @@ class FinetuneConfig:
     num_loader_workers: int = 0  # processes that decode images; 0: a thread of the trainer
 
     def __post_init__(self) -> None:
+        for name in (*_LISTS, "crop_scale"):
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         _check(self)
 
     @property
@@ -126,12 +129,15 @@ class FinetuneConfig:
     def from_json(cls, values: Mapping[str, Any]) -> FinetuneConfig:
         """The config that `to_json` wrote; unknown fields are refused with a suggestion."""
         check_field_names(values)
-        fields_given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
         # A store may give the keys back in another order; similarity matrices rely on this one.
-        fields_given["class_names"] = dict(sorted(fields_given.get("class_names", {}).items()))
-        return cls(**fields_given)
+        names = values.get("class_names")
+        ordered = dict(sorted(names.items())) if isinstance(names, Mapping) else names
+        missing = [name for name in ("base_model", "class_names") if name not in values]
+        if missing:
+            raise ConfigInvalid(
+                f"{missing[0]} is missing; a config names its base model and classes.", param=missing[0]
+            )
+        return cls(**{**values, "class_names": ordered})
 
 
 # The presets differ from the printed equations in these fields and in nothing else.
@@ -259,7 +265,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "num_loader_workers": (0, 256),
 }  # fmt: skip
 _WHOLE_NUMBERS = frozenset(f.name for f in fields(FinetuneConfig) if f.type in ("int", "int | None"))
+_OPTIONAL = frozenset(f.name for f in fields(FinetuneConfig) if str(f.type).endswith("None"))
 _TRUTHS = frozenset(f.name for f in fields(FinetuneConfig) if f.type == "bool")
+_LISTS = tuple(f.name for f in fields(FinetuneConfig) if f.type == "tuple[str, ...]")
 
 
 def _check(config: FinetuneConfig) -> None:
@@ -269,30 +277,55 @@ def _check(config: FinetuneConfig) -> None:
     for name in _TRUTHS:
         if not isinstance(getattr(config, name), bool):
             raise ConfigInvalid(f"{name} must be true or false, got {getattr(config, name)!r}.", param=name)
+    for name in _LISTS:
+        _check_list(name, getattr(config, name))
     for name, (lowest, highest) in _RANGES.items():
         _check_range(name, getattr(config, name), lowest, highest)
-    low, high = config.crop_scale if len(config.crop_scale) == 2 else (0, 0)
-    if not 0 < low <= high <= 1:
+    if config.warmup_steps >= config.num_steps > 0:
         raise ConfigInvalid(
-            f"crop_scale must be two shares 0 < low <= high <= 1, got {config.crop_scale}.", param="crop_scale"
+            f"warmup_steps is {config.warmup_steps}; it must be fewer than num_steps, {config.num_steps}.",
+            param="warmup_steps",
         )
-    if not config.templates:
-        raise ConfigInvalid("templates is empty; give at least one, such as 'a photo of a {}.'.", param="templates")
-    for template in config.templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ConfigInvalid(f"Template {template!r} must hold {{}} exactly once.", param="templates")
-    for name in config.unseen_classes:
-        if name not in config.class_names:
-            raise ConfigInvalid(f"unseen_classes names {name!r}, which is no class folder.", param="unseen_classes")
-    if config.unseen_classes and len(config.trained_classes) < 2:
-        raise ConfigInvalid("unseen_classes leaves fewer than two classes to train.", param="unseen_classes")
+    _check_crop_scale(config.crop_scale)
+    _check_templates(config.templates)
+    _check_class_names(config)
+
+
+def _check_list(name: str, value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+        raise ConfigInvalid(f"{name} must be a list of strings, got {value!r}.", param=name)
 
 
 def _check_range(name: str, value: object, lowest: float, highest: float) -> None:
-    if value is None and name not in ("seed", "num_steps", "learning_rate"):
+    if value is None and name in _OPTIONAL:
         return
     if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE_NUMBERS else (int, float)):
         kind = "a whole number" if name in _WHOLE_NUMBERS else "a number"
         raise ConfigInvalid(f"{name} must be {kind}, got {value!r}.", param=name)
     if not lowest <= value <= highest:
         raise ConfigInvalid(f"{name} is {value}; it must lie between {lowest:g} and {highest:g}.", param=name)
+
+
+def _check_crop_scale(value: object) -> None:
+    shares = value if isinstance(value, tuple) and all(isinstance(share, (int, float)) for share in value) else ()
+    if len(shares) != 2 or not 0 < shares[0] <= shares[1] <= 1:
+        raise ConfigInvalid(f"crop_scale must be two shares 0 < low <= high <= 1, got {value!r}.", param="crop_scale")
+
+
+def _check_templates(templates: tuple[str, ...]) -> None:
+    if not templates:
+        raise ConfigInvalid("templates is empty; give at least one, such as 'a photo of a {}.'.", param="templates")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigInvalid(f"Template {template!r} must hold {{}} exactly once.", param="templates")
+
+
+def _check_class_names(config: FinetuneConfig) -> None:
+    names = config.class_names
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) for item in names.items() for name in item):
+        raise ConfigInvalid("class_names must be a map from folder name to display name.", param="class_names")
+    for name in config.unseen_classes:
+        if name not in names:
+            raise ConfigInvalid(f"unseen_classes names {name!r}, which is no class folder.", param="unseen_classes")
+    if config.unseen_classes and len(config.trained_classes) < 2:
+        raise ConfigInvalid("unseen_classes leaves fewer than two classes to train.", param="unseen_classes")

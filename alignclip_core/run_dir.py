@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from alignclip_core.config import FinetuneConfig
@@ -101,18 +101,21 @@ class ClassSimilarity:
 
     @classmethod
     def load(cls, path: Path) -> ClassSimilarity:
-        """Raises `ArtifactCorrupt` when the matrix does not fit its recorded hash."""
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            similarity = cls(
-                class_names=tuple(json.loads(metadata["class_names"])),
-                templates=tuple(json.loads(metadata["templates"])),
-                text_model=metadata["text_model"],
-                class_embeddings=file.get_tensor("class_embeddings"),
-                cosine=file.get_tensor("cosine"),
-            )
-        if similarity.sha256 != metadata["sha256"]:
-            raise ArtifactCorrupt(f"{path.name} does not fit its recorded hash {metadata['sha256'][:12]}.")
+        """Raises `ArtifactCorrupt` when it cannot be read or the matrix does not fit its recorded hash."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                similarity = cls(
+                    class_names=tuple(json.loads(metadata["class_names"])),
+                    templates=tuple(json.loads(metadata["templates"])),
+                    text_model=metadata["text_model"],
+                    class_embeddings=file.get_tensor("class_embeddings"),
+                    cosine=file.get_tensor("cosine"),
+                )
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ArtifactCorrupt(f"{path.name} holds no class similarity ({error}).") from error
+        if similarity.sha256 != metadata.get("sha256"):
+            raise ArtifactCorrupt(f"{path.name} does not fit its recorded hash {metadata.get('sha256')}.")
         return similarity
 
 
@@ -166,7 +169,13 @@ class RunDir:
         """Raises `ConfigInvalid` when the file is missing or a value cannot be used."""
         if not self.config_file.is_file():
             raise ConfigInvalid(f"{self.config_file} is missing; it holds the fields of FinetuneConfig as JSON.")
-        return FinetuneConfig.from_json(json.loads(self.config_file.read_text()))
+        try:
+            values = json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise ConfigInvalid(f"{self.config_file} is no JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise ConfigInvalid(f"{self.config_file} must hold an object with the fields of FinetuneConfig.")
+        return FinetuneConfig.from_json(values)
 
     def write_config(self, config: FinetuneConfig) -> None:
         write_file(self.config_file, json.dumps(config.to_json(), indent=2).encode())
