@@ -132,6 +132,7 @@ def valkey_url() -> Iterator[str]:
 def _delete_rows(postgres_url: str) -> None:
     """Much quicker than a new database for every test."""
     with psycopg.connect(postgres_url) as connection:
+        connection.execute("SET lock_timeout = '20s'")  # a process that a test left behind must not hang the rest
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(f"DELETE FROM {table.name}")
 
