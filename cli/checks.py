@@ -131,9 +131,9 @@ def check_broker(settings: Settings) -> Finding:
     except CliError as error:
         return Finding("missing", "no Valkey server", str(error))
     serve = running_serve(settings.home_dir)
-    if serve is None:
+    if serve is None or serve.valkey_socket is None:
         return Finding("ok", f"`alignclip serve` starts its own: {binary}")
-    socket_path = Path(serve.broker_url.removeprefix("redis+socket://"))
+    socket_path = Path(serve.valkey_socket)
     if answers(socket_path):
         return Finding("ok", f"the private Valkey answers at {socket_path}")
     return Finding(

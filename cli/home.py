@@ -21,7 +21,7 @@ class RunningServe:
 
     pid: int
     url: str
-    broker_url: str
+    valkey_socket: str | None  # None: the broker is a given one
 
 
 @contextmanager
@@ -40,9 +40,10 @@ def locked_home(home: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def record_serve(home: Path, url: str, broker_url: str) -> None:
+def record_serve(home: Path, url: str, valkey_socket: Path | None) -> None:
     """Say in the lock file who holds it."""
-    (home / LOCK_FILE).write_text(json.dumps(asdict(RunningServe(pid=os.getpid(), url=url, broker_url=broker_url))))
+    serve = RunningServe(pid=os.getpid(), url=url, valkey_socket=str(valkey_socket) if valkey_socket else None)
+    (home / LOCK_FILE).write_text(json.dumps(asdict(serve)))
 
 
 def running_serve(home: Path) -> RunningServe | None:

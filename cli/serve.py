@@ -54,11 +54,16 @@ def serve(
     with locked_home(home), stop_on_signals() as stop, ExitStack() as stack:
         port = check_port(host, port)
         url = f"http://{_reachable(host)}:{port}"
-        environment = child_environment(settings)
         logs = {name: fresh_log(home / "logs", name) for name in ("valkey", "api", "worker", "reaper")}
         follower = LogFollower(logs, err) if verbose else None
-        kept = [] if settings.broker_url else [_start_valkey(stack, home, environment, logs["valkey"])]
-        record_serve(home, url, environment["ALIGNCLIP_BROKER_URL"])
+        environment = child_environment(settings)
+        kept: list[Child] = []
+        valkey = None
+        if not settings.broker_url:
+            valkey = stack.enter_context(valkey_socket(home))
+            environment["ALIGNCLIP_BROKER_URL"] = f"redis+socket://{valkey}"
+            kept.append(_start_valkey(stack, home, valkey, environment, logs["valkey"]))
+        record_serve(home, url, valkey)
         key, is_new_key = bootstrap_api_key(settings)
         migrate_database(settings)
         edges = edge_children(settings, host, port, environment, logs)
@@ -97,7 +102,10 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """A `StopRequest` that hears this process's signals."""
     stop = StopRequest()
-    before = {name: signal.signal(name, stop.receive) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signals.append(signal.SIGHUP)
+    before = {name: signal.signal(name, stop.receive) for name in signals}
     try:
         yield stop
     finally:
@@ -184,16 +192,18 @@ def announce(url: str, host: str, settings: Settings, new_key: str | None) -> No
     """Say the key if it was made just now, and where the service is; the last line on stdout says that it is ready."""
     if new_key:
         out.print(f"API key, shown this once and stored in {settings.api_key_file}: {new_key}", markup=False)
+    elif not settings.bootstrap_api_key:
+        err.print(f"API key: in {settings.api_key_file}", markup=False)
     out.print(f"AlignCLIP is ready: {url}", markup=False)
     if host not in LOOPBACK:
         err.print(f"Listening on {host} without TLS; put a TLS proxy before it on a network you do not trust.")
     err.print(f"Logs: {settings.home_dir / 'logs'}. Stop: Ctrl-C.", markup=False)
 
 
-def _start_valkey(stack: ExitStack, home: Path, environment: dict[str, str], log_file: Path) -> Child:
-    """A running private Valkey whose URL stands in `environment`; the stack ends it."""
-    socket_path = stack.enter_context(valkey_socket(home))
-    environment["ALIGNCLIP_BROKER_URL"] = f"redis+socket://{socket_path}"
+def _start_valkey(
+    stack: ExitStack, home: Path, socket_path: Path, environment: Mapping[str, str], log_file: Path
+) -> Child:
+    """The private Valkey, answering; the stack ends it."""
     child = valkey_child(home, socket_path, environment, log_file)
     stack.callback(end_all, [child], STOP_BROKER_SECONDS)
     child.start()

@@ -30,6 +30,7 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Run the trainer on a run directory. Ctrl-C: it writes a checkpoint and ends; the same command goes on from it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainer gets to write its checkpoint
     run = RunDir(run_dir.absolute())
     num_steps = run.read_config().num_steps
     if not run.dataset.is_dir():
@@ -58,6 +59,7 @@ def follow(run: RunDir, trainer: subprocess.Popen[bytes], num_steps: int) -> int
     was_asked = False
     with TrainingProgress(err) as progress:
         progress.show_phase("starting")
+        progress.show_step(0, num_steps)
         while True:
             try:
                 has_ended = trainer.poll() is not None

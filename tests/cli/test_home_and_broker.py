@@ -14,7 +14,7 @@ from cli.processes import end_all
 
 def test_home_is_held_by_one_process(tmp_path):
     with locked_home(tmp_path):
-        record_serve(tmp_path, "http://127.0.0.1:1234", "redis+socket:///somewhere")
+        record_serve(tmp_path, "http://127.0.0.1:1234", None)
         code = (
             "import sys, pathlib; from cli.home import locked_home; locked_home(pathlib.Path(sys.argv[1])).__enter__()"
         )
@@ -28,7 +28,7 @@ def test_home_is_held_by_one_process(tmp_path):
 def test_words_of_a_killed_serve_are_not_believed(tmp_path):
     with subprocess.Popen(["true"]) as dead:
         pass
-    (tmp_path / "serve.lock").write_text(f'{{"pid": {dead.pid}, "url": "http://gone", "broker_url": "redis://gone"}}')
+    (tmp_path / "serve.lock").write_text(f'{{"pid": {dead.pid}, "url": "http://gone", "valkey_socket": null}}')
     assert running_serve(tmp_path) is None
 
 

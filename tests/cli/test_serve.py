@@ -89,6 +89,16 @@ def test_killed_worker_is_started_again(serve, processes_of, wait_until):
     wait_until(lambda: len(re.findall("celery@.* ready", (serve.home / "logs" / "worker.log").read_text())) == 2)
 
 
+def test_killed_broker_is_started_again(serve, processes_of, wait_until):
+    def valkeys():
+        return {process.pid for process in processes_of(serve.home) if process.name() == "valkey-server"}
+
+    (valkey,) = valkeys()
+    os.kill(valkey, signal.SIGKILL)
+    wait_until(lambda: valkeys() - {valkey})
+    wait_until(lambda: httpx2.get(f"{serve.url}/readyz", trust_env=False).json()["broker"] == "ok")
+
+
 def test_job_outlives_a_killed_serve_and_a_stopped_one(start_serve, pictures, processes_of, wait_until, tmp_path):
     """kill -9 of serve leaves no process; the next serve goes on; kill -TERM ends it in 10 s, with a checkpoint."""
     home = tmp_path / "home"
