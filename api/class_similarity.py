@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from fastapi import Response
 
 from alignclip_core.base_models import BaseModel
 from alignclip_core.errors import ConfigInvalid, LabelsInvalid
@@ -75,10 +76,13 @@ def load(resources: Resources, row: tables.Similarity) -> ClassSimilarity:
         return ClassSimilarity.load(resources.artifacts.fetch_file(row.artifact_uri, Path(folder) / "similarity"))
 
 
-def to_answer(
+def to_response(
     row: tables.Similarity, similarity: ClassSimilarity, *, similarity_scale: float, keep_diagonal: bool
-) -> SimilarityAnswer:
-    """The matrix as JSON shows it. Raises `RequestInvalid` where it would be too long."""
+) -> Response:
+    """The matrix as JSON, a `SimilarityAnswer`; written here, in a thread, for it may hold millions of numbers.
+
+    Raises `RequestInvalid` where it would be too long.
+    """
     num_classes = len(similarity.class_names)
     if num_classes > MAX_JSON_CLASSES:
         raise RequestInvalid(
@@ -87,7 +91,7 @@ def to_answer(
             code="too_many_classes",
         )
     normalised = normalised_similarity(torch.from_numpy(similarity.cosine.copy()), similarity_scale, keep_diagonal)
-    return SimilarityAnswer(
+    answer = SimilarityAnswer(
         id=row.id,
         model=row.base_model,
         text_model=similarity.text_model,
@@ -99,6 +103,7 @@ def to_answer(
         keep_diagonal=keep_diagonal,
         sha256=similarity.sha256,
     )
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _store(

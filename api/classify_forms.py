@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartParser
 
@@ -60,7 +61,7 @@ async def read_classify_request(request: Request, settings: Settings) -> Classif
     if kind == "multipart/form-data":
         return await _read_multipart(request, settings)
     if kind == "application/json":
-        return _read_json(await request.body())
+        return await run_in_threadpool(_read_json, await request.body())
     if kind in RAW_KINDS or kind.startswith("image/"):
         return _read_raw(await request.body())
     raise MediaTypeUnsupported(f"The body is {kind}; send multipart/form-data, application/json or an image.")

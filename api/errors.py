@@ -88,6 +88,12 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
+class PlainErrorAnswer(BaseModel):
+    """What the classify routes answer to requests in huggingface_hub's form; X-Error-Message says the same."""
+
+    error: str
+
+
 ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "Something in the request cannot be used; `param` names it."},
     401: {"model": ErrorAnswer, "description": "No API key, or not ours."},
@@ -101,6 +107,11 @@ BODY_ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     415: {"model": ErrorAnswer, "description": "A body of a kind that this route does not read."},
 }
 """And beside it of every route that takes a body."""
+
+
+def in_both_forms(answers: Mapping[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The same for the classify routes, whose errors have the form of the request."""
+    return {status: answer | {"model": ErrorAnswer | PlainErrorAnswer} for status, answer in answers.items()}
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -66,4 +67,6 @@ def _draw_upward(
 
 
 def _shorten(name: str) -> str:
+    """The name as Pillow's font can write it: it has no accents."""
+    name = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
     return name if len(name) <= LABEL_CHARACTERS else f"{name[: LABEL_CHARACTERS - 1]}…"

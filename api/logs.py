@@ -32,6 +32,7 @@ def configure_logging() -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # speaks at every look at the schema
     logging.getLogger("uvicorn.access").disabled = True  # `RequestLog` writes a line that says more
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -25,7 +25,7 @@ Upload a zip of `class/image` or `domain/class/image`, create a fine-tuning job,
 it makes. The routes under `/v1` take the unmodified `openai` client; the classify routes take `huggingface_hub`'s
 `InferenceClient` too. Every request but the health checks carries `Authorization: Bearer <key>`.
 """
-MAX_JSON_BYTES = 64 * 2**20  # ten thousand long class names fit many times
+MAX_JSON_BYTES = 16 * 2**20  # ten thousand long class names fit
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -63,6 +63,8 @@ def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tupl
         split = split_dataset(training, config, validation)
     except DatasetInvalid as error:
         raise DatasetInvalid(error.message, param=error.param or "training_file") from error
+    if request.n_epochs is not None and config.algorithm == "zero_shot":
+        raise RequestInvalid("zero_shot trains nothing; leave n_epochs out.", param="n_epochs")
     if request.n_epochs is not None:
         steps_per_epoch = math.ceil(len(split.train) / config.global_batch_size)
         config = replace(config, num_steps=request.n_epochs * steps_per_epoch)

@@ -13,10 +13,10 @@ from api.answers import ClassifyAnswer, ModelAnswer, PredictionAnswer
 from api.classification import classify
 from api.classify_forms import DEFAULT_TOP_K, read_classify_request
 from api.dependencies import OwnerDep, ResourcesDep
-from api.errors import BODY_ERROR_ANSWERS, speaks_hugging_face
+from api.errors import BODY_ERROR_ANSWERS, ERROR_ANSWERS, in_both_forms, speaks_hugging_face
 from api.resources import Resources
 
-router = APIRouter(prefix="/v1/models", tags=["classify"])
+router = APIRouter(prefix="/v1/models", tags=["classify"], responses=in_both_forms(ERROR_ANSWERS))
 
 _NAMES = {"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}
 _OPTIONS: dict[str, Any] = {
@@ -63,7 +63,7 @@ _BODY = {
 }
 
 
-@router.post("/{model:path}/classify", openapi_extra=_BODY, responses=BODY_ERROR_ANSWERS)
+@router.post("/{model:path}/classify", openapi_extra=_BODY, responses=in_both_forms(BODY_ERROR_ANSWERS))
 async def classify_images(
     model: str, request: Request, owner: OwnerDep, resources: ResourcesDep
 ) -> ClassifyAnswer | list[PredictionAnswer]:

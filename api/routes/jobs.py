@@ -13,19 +13,11 @@ from alignclip_store.database import reading, transaction
 from alignclip_store.errors import EventNotFound, RowNotFound
 from alignclip_store.events import list_events
 from api import class_similarity
-from api.answers import (
-    CheckpointAnswer,
-    EventAnswer,
-    JobAnswer,
-    ListAnswer,
-    MetricAnswer,
-    RunAnswer,
-    SimilarityAnswer,
-    page,
-)
+from api.answers import ListAnswer, SimilarityAnswer, page
 from api.dependencies import After, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
 from api.heat_map import draw_heat_map
+from api.job_answers import CheckpointAnswer, EventAnswer, JobAnswer, MetricAnswer, RunAnswer
 from api.resources import Resources
 from api.schemas import FinetuneRequest
 from api.streaming import stream_artifact
@@ -169,11 +161,11 @@ def list_job_metrics(
     return page([MetricAnswer.of(row) for row in rows], has_more)
 
 
-@router.get("/{job_id}/similarity")
-def retrieve_job_similarity(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> SimilarityAnswer:
+@router.get("/{job_id}/similarity", response_model=SimilarityAnswer)
+def retrieve_job_similarity(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> Response:
     """The class-similarity matrix that the job trains with, plain and normalised by the job's own scale."""
     job, row = _similarity_of(resources, owner, job_id)
-    return class_similarity.to_answer(
+    return class_similarity.to_response(
         row,
         class_similarity.load(resources, row),
         similarity_scale=float(job.config["similarity_scale"]),

@@ -254,6 +254,7 @@ def test_more_classes_than_allowed_are_refused(start_service, archive):
         ({"smoothing": 0.9}, "smoothing", "0.5"),
         ({"num_steps": "many"}, "num_steps", "'many'"),
         ({"n_epochs": 0}, "n_epochs", "1"),
+        ({"n_epochs": 2, "algorithm": "zero_shot", "num_steps": None}, "n_epochs", "trains nothing"),
         ({"seed": -1}, "seed", "0"),
         ({"suffix": "a/b"}, "suffix", "pattern"),
         ({"suffix": "a" * 65}, "suffix", "64"),
