@@ -1,0 +1,171 @@
+"""`make demo`: the whole service on real pictures, from nothing to a table of what was gained.
+
+It draws the pictures, starts `alignclip serve` in a folder of its own (.demo), uploads the pictures, fine-tunes the
+starter on one style and two thirds of the classes, and asks the paper's three questions: how good is the model in a new
+style, on classes that it was never trained on, and on both at once?
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from alignclip_core.dataset.layout import list_folder
+from alignclip_store.job_status import FINISHED, JobStatus
+from cli.archive import FolderArchive
+from cli.classify import batches
+from cli.client import ServiceClient
+from cli.console import err, out
+from cli.errors import CliError
+from cli.progress import TrainingProgress
+from cli.watch import Watcher
+from tools.demo.classes import CLASSES, UNSEEN_CLASSES
+from tools.demo.pictures import NEW_STYLE, Picture, all_pictures, draw_pictures
+from tools.demo.report import figures_table, picture_as_text, predictions_table
+from tools.demo.service import running_service
+
+REPOSITORY = Path(__file__).parents[2]
+HOME = REPOSITORY / ".demo"
+PICTURES = HOME / "pictures"
+BASE_MODEL = "starter"
+JOB = {
+    "model": BASE_MODEL,
+    "test_domains": [NEW_STYLE],
+    "unseen_classes": list(UNSEEN_CLASSES),
+    "validation_fraction": 0.25,
+    "num_steps": 120,
+    "evaluate_every_steps": 40,
+    "checkpoint_every_steps": 120,
+    "suffix": "demo",
+}
+SHOWN = Picture(NEW_STYLE, "musical_instrument", "🎸")
+NUM_SHOWN_LABELS = 3
+
+
+def main() -> int:
+    """Run the demo; 0 when the table was printed."""
+    signal.signal(signal.SIGTERM, _stop)
+    started_at = time.monotonic()
+    try:
+        draw()
+        err.print("Starting the service: broker, database, API, worker, reaper ...")
+        with running_service(HOME) as client:
+            job = fine_tune(client)
+            out.print(figures_table(job))
+            classify_new_words(client, job)
+            show_one_picture(client, job)
+        tell_how_to_go_on(job)
+    except CliError as error:
+        err.print(f"demo: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        err.print("demo: stopped; no process is left.")
+        return 130
+    err.print(f"The demo took {(time.monotonic() - started_at) / 60:.1f} minutes.")
+    return 0
+
+
+def draw() -> None:
+    """The pictures, from the packages that carry them."""
+    HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
+    columns = (TextColumn("Drawing pictures"), BarColumn(), MofNCompleteColumn())
+    pictures = all_pictures()
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task("", total=len(pictures))
+        draw_pictures(PICTURES, pictures, on_progress=lambda num_drawn: progress.update(task, completed=num_drawn))
+        progress.update(task, completed=len(pictures))
+
+
+def fine_tune(client: ServiceClient) -> dict[str, Any]:
+    """Upload, create the job, watch it to its end; the succeeded job. It is cancelled when the demo is stopped."""
+    archive = FolderArchive(PICTURES, [path for path in list_folder(PICTURES) if not path.startswith(".")], _ignore)
+    file = client.create_file("emoji.zip", archive)
+    err.print(f"Uploaded {file['filename']}: {file['bytes'] / 2**20:.1f} MiB.", markup=False)
+    job = client.create_job({"training_file": file["id"], **JOB})
+    err.print(f"Created {job['id']}: {job['algorithm']}, preset {job['preset']}.", markup=False)
+    try:
+        with TrainingProgress(err) as progress:
+            job = Watcher(client, job["id"], progress).watch()
+    finally:
+        if job["status"] not in FINISHED:
+            client.cancel_job(job["id"])
+    if job["status"] != JobStatus.SUCCEEDED:
+        raise CliError(f"The job {job['status']}: {(job['error'] or {}).get('message')}")
+    return job
+
+
+def classify_new_words(client: ServiceClient, job: dict[str, Any]) -> None:
+    """Classify over HTTP what was held out twice, new style and new classes, with labels that were never trained."""
+    pictures = [each for each in all_pictures() if each.domain == NEW_STYLE and each.class_name in UNSEEN_CLASSES]
+    labels = [_spoken(name) for name in UNSEEN_CLASSES]
+    num_right = 0
+    paths = [PICTURES / picture.path for picture in pictures]
+    for batch in batches(paths):
+        images = [(path.name, content) for path, content in batch]
+        answers = client.classify(job["fine_tuned_model"], images, labels=labels, top_k=1)
+        num_right += sum(
+            answer["predictions"][0]["label"] == _spoken(path.parent.name)
+            for answer, (path, _) in zip(answers, batch, strict=True)
+        )
+    out.print(
+        f"Asked over HTTP with labels that were never trained, {num_right} of {len(paths)} pictures in the new style "
+        f"are right ({num_right / len(paths):.1%})."
+    )
+
+
+def show_one_picture(client: ServiceClient, job: dict[str, Any]) -> None:
+    """One picture in the new style and what both models say of it, among all classes."""
+    png = (PICTURES / SHOWN.path).read_bytes()
+    models = {"zero-shot": BASE_MODEL, "AlignCLIP": job["fine_tuned_model"]}
+    labels = [_spoken(name) for name in sorted(CLASSES)]
+    predictions = {
+        name: client.classify(model, [(SHOWN.path, png)], labels=labels, top_k=NUM_SHOWN_LABELS)[0]["predictions"]
+        for name, model in models.items()
+    }
+    out.print(f"\nOne picture, {SHOWN.path}:", markup=False)
+    out.print(picture_as_text(png))
+    out.print(predictions_table(predictions))
+
+
+def tell_how_to_go_on(job: dict[str, Any]) -> None:
+    """Where the model is and what to do with it."""
+    model = job["fine_tuned_model"]
+    home = _short(HOME)
+    out.print(
+        f"\nThe model {model} is kept in {home}. To use it, start the service on that folder again:\n"
+        f"  ALIGNCLIP_HOME={home} {_short(Path(sys.executable).parent)}/alignclip serve\n"
+        "and classify any pictures with any labels from another terminal:\n"
+        f"  ALIGNCLIP_HOME={home} {_short(Path(sys.executable).parent)}/alignclip classify {model} "
+        f"{_short(PICTURES)}/{NEW_STYLE}/cat --labels cat,bird,boat\n"
+        f'  curl http://127.0.0.1:8000/v1/models/{model}/classify -H "Authorization: Bearer $(cat {home}/api_key)" '
+        f"-F image=@{_short(PICTURES / SHOWN.path)}",
+        markup=False,
+    )
+
+
+def _spoken(class_name: str) -> str:
+    return class_name.replace("_", " ")
+
+
+def _short(path: Path) -> str:
+    """Relative to where the demo was called, if that is shorter."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _ignore(num_bytes: int) -> None:
+    pass
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the demo as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
