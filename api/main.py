@@ -12,9 +12,9 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 
+from alignclip_store.logs import configure_logging
 from alignclip_store.settings import Settings
 from api.errors import ERROR_ANSWERS, install_error_handlers
-from api.logs import configure_logging
 from api.middleware import BodyLimit, RequestLog
 from api.resources import open_resources
 from api.routes import classify, files, health, jobs, models, similarity

@@ -17,13 +17,13 @@ from celery.signals import setup_logging, worker_shutting_down
 
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import create_engine
+from alignclip_store.logs import configure_logging
 from alignclip_store.queue import WORK_TASK, create_queue
 from alignclip_store.runs import WorkerIdentity
 from alignclip_store.settings import Settings
 from worker import tasks
 from worker.current_run import Workplace
 from worker.lease import check_intervals
-from worker.logs import configure_logging
 from worker.run_folders import sweep_run_dirs
 from worker.shutdown import ShutdownFlag
 

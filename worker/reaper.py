@@ -12,10 +12,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from alignclip_store.database import create_engine, schema_state, transaction
+from alignclip_store.logs import configure_logging
 from alignclip_store.queue import create_queue, wake
 from alignclip_store.runs import jobs_to_wake, reap
 from alignclip_store.settings import Settings
-from worker.logs import configure_logging
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""One line of JSON per log entry on stderr, from structlog, from uvicorn and from every other library alike."""
+"""One line of JSON per log entry on stderr, from structlog, uvicorn, Celery and every other library alike."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def configure_logging() -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # the API's request log says more
     logging.getLogger("alembic").setLevel(logging.WARNING)  # speaks at every look at the schema
-    logging.getLogger("uvicorn.access").disabled = True  # `RequestLog` writes a line that says more
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
