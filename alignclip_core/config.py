@@ -105,7 +105,7 @@ class FinetuneConfig:
     balance_domains: bool = True  # every batch holds the training domains evenly
 
     # Watching and stopping
-    evaluate_every_steps: int | None = None  # on source validation; None: ten times a run
+    evaluate_every_steps: int | None = None  # on source validation; None: ten times a run, on a sample
     checkpoint_every_steps: int | None = None  # None: four times a run
     log_every_steps: int = 1
     num_loader_workers: int = 0  # processes that decode images; 0: a thread of the trainer

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ EVALUATIONS_A_RUN = 10
 CHECKPOINTS_A_RUN = 4
 EVALUATION_BATCH_SIZE = 32
 SPEED_WINDOW = 20  # steps over which images/s is averaged
+WATCHING_SHARE = 0.2  # what evaluations before the last step may cost, as a share of the training between them
+PASSES_A_STEP = 3  # a step costs about three forward passes
+MIN_WATCHED_IMAGES = 100
 
 
 class Trainer:
@@ -95,7 +99,7 @@ class Trainer:
             speed = self.config.global_batch_size * len(step_seconds) / sum(step_seconds)
             yield Record(step=self.step, kind="train", values=values | {"images_per_second": speed})
             if self.step % evaluate_every == 0 and self.step < last_step:
-                found = self.evaluate_source_validation(self.weight_sets)
+                found = self.evaluate_source_validation(self.weight_sets, self._num_watched_images(evaluate_every))
                 yield Record(step=self.step, kind="evaluation", values=found)
             if self.step % checkpoint_every == 0 or self.step == last_step:
                 yield Record(step=self.step, kind="checkpoint", values={})
@@ -106,10 +110,16 @@ class Trainer:
         """Names of the weights that can be evaluated; the last is what is kept in the end."""
         return ("raw",) if self._average is None else ("raw", "bma")
 
-    def evaluate_source_validation(self, weight_sets: Sequence[str]) -> dict[str, Evaluation]:
-        """The accuracy of these weights on the validation images; {} where there are none."""
+    def evaluate_source_validation(
+        self, weight_sets: Sequence[str], max_images: int | None = None
+    ) -> dict[str, Evaluation]:
+        """The accuracy of these weights on the validation images, or an even sample of them; {} where are none."""
         domains, classes = SOURCE_VALIDATION
-        groups = [group for group in self._split.groups if (group.domains, group.classes) == SOURCE_VALIDATION]
+        groups = [
+            replace(group, indices=_even_sample(group.indices, max_images))
+            for group in self._split.groups
+            if (group.domains, group.classes) == SOURCE_VALIDATION
+        ]
         if not groups:
             return {}
         return {weights: self.evaluate(groups, weights)[domains][classes] for weights in weight_sets}
@@ -194,6 +204,13 @@ class Trainer:
         """Of the loader. On the CPU the trainer itself uses every core."""
         return 1 if self._device.type == "cpu" else min(8, torch.get_num_threads())
 
+    def _num_watched_images(self, evaluate_every: int) -> int | None:
+        """So many that watching costs a fifth of training at most; all, where the user said how often to evaluate."""
+        if self.config.evaluate_every_steps is not None:
+            return None
+        forward_passes = PASSES_A_STEP * self.config.global_batch_size * evaluate_every
+        return max(MIN_WATCHED_IMAGES, round(WATCHING_SHARE * forward_passes / len(self.weight_sets)))
+
     def _batches(self) -> Iterator[Batch]:
         return iterate_training(
             self._training_set,
@@ -249,6 +266,13 @@ def _training_set(
     samples = [split.samples[index] for index in split.train]
     labels = [classes[sample.class_name] for sample in samples]
     return TrainingSet(inputs, samples, labels, config, encoder.preprocess, limits)
+
+
+def _even_sample(indices: tuple[int, ...], max_images: int | None) -> tuple[int, ...]:
+    """Evenly spaced, so that every class and domain keeps its share: samples are sorted by folder."""
+    if max_images is None or len(indices) <= max_images:
+        return indices
+    return tuple(indices[place * len(indices) // max_images] for place in range(max_images))
 
 
 def _precision(config: FinetuneConfig, device: torch.device) -> str:

@@ -196,6 +196,16 @@ def test_every_step_evaluation_and_checkpoint_is_told_in_order(make_trainer):
     ]  # fmt: skip
 
 
+def test_watching_looks_at_an_even_sample_of_a_large_validation_set(make_trainer):
+    fields = {"num_steps": 10, "global_batch_size": 2, "num_images": 70, "validation_fraction": 0.5}
+    found = next(r for r in make_trainer(**fields).fit() if r.kind == "evaluation").values["raw"]
+    assert found["num_images"] == 100
+    assert found["per_class"].keys() == set(SHAPES)
+    trainer = make_trainer(**fields, evaluate_every_steps=1)
+    assert next(r for r in trainer.fit() if r.kind == "evaluation").values["raw"]["num_images"] == 140
+    assert trainer.evaluate_source_validation(("raw",))["raw"]["num_images"] == 140
+
+
 def test_a_step_tells_its_losses_and_its_speed(make_trainer):
     trainer = make_trainer(num_steps=3)
     records = [record for record in trainer.fit() if record.kind == "train"]
