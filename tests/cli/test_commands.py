@@ -119,7 +119,7 @@ def test_image_that_cannot_be_read_is_named_and_the_others_are_classified(alignc
     assert "1 of 2 images" in done.stderr
 
 
-def test_running_job_is_cancelled_and_watch_says_so(alignclip, pictures, tmp_path):
+def test_zip_is_submitted_and_its_job_cancelled_and_watch_says_so(alignclip, pictures, tmp_path):
     archive = tmp_path / "pictures.zip"
     with zipfile.ZipFile(archive, "w") as target:
         for path in pictures.glob("*/*/*.png"):
