@@ -1,19 +1,20 @@
 # syntax=docker/dockerfile:1
 # Two images from one lock, built from the repository's root (docker-compose.yml does it):
 #   docker build -f docker/service.Dockerfile --target api .      the HTTP edge; the reaper and the migrations, too
-#   docker build -f docker/service.Dockerfile --target worker --build-arg TORCH_INDEX_URL=https://pypi.org/simple .
+#   docker build -f docker/service.Dockerfile --target worker .
 # Run them with an init as process 1 (`docker run --init`, compose `init: true`): it reaps orphans and passes SIGTERM to
 # the main process alone. Never `tini -g`: a SIGTERM to the whole group ends a worker before its checkpoint.
 
 FROM python:3.11-slim-bookworm AS packages
-# The place of torch and torchvision: builds for the CPU by default; https://pypi.org/simple has those for CUDA.
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Where torch and torchvision come from. Unset: the default index, whose builds carry CUDA. PyTorch's own index of CPU
+# builds makes an API image that is several GB smaller.
+ARG TORCH_INDEX_URL=""
 ENV VIRTUAL_ENV=/opt/venv
 RUN python -m venv /opt/venv && pip install --no-cache-dir uv==0.13.9
 WORKDIR /build
 COPY pyproject.toml requirements-torch.txt requirements.lock ./
 # The lock stands as a constraint: its versions and hashes bind, and the test tools that it also holds stay out.
-RUN uv pip install --no-cache --index-url "$TORCH_INDEX_URL" -r requirements-torch.txt \
+RUN uv pip install --no-cache ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r requirements-torch.txt \
     && uv pip install --no-cache -r pyproject.toml --group build -c requirements.lock -c requirements-torch.txt
 
 FROM python:3.11-slim-bookworm AS service
