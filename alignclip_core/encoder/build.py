@@ -22,6 +22,8 @@ from alignclip_core.encoder.weights import fill, read_weights
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit
 from alignclip_core.images import Preprocessing
 
+PREPROCESS_FIELDS = ("mean", "std", "interpolation", "resize_mode")  # of open_clip's preprocess_cfg
+
 
 @dataclass(frozen=True)
 class ClipModel:
@@ -100,15 +102,16 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], Preprocessing]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise BaseModelNotLocal(f"{path} is missing; a base model's folder holds it.", param="model")
-    content = json.loads(path.read_text())
     try:
+        content = json.loads(path.read_text())
         config = content["model_cfg"]
         image_size = CLIPVisionCfg(**config["vision_cfg"]).image_size
-    except (KeyError, TypeError) as error:
-        raise BaseModelUnfit(f"{path} has no open_clip configuration: {error}.", param="model") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaseModelUnfit(f"{path} holds no open_clip configuration: {error!r}.", param="model") from error
     if not isinstance(image_size, int):
         raise BaseModelUnfit(f"{path}: image_size is {image_size}; only square images are supported.", param="model")
-    defaults = PreprocessCfg(size=image_size, **content.get("preprocess_cfg", {}))
+    given = content.get("preprocess_cfg", {})
+    defaults = PreprocessCfg(**{name: given[name] for name in PREPROCESS_FIELDS if name in given})
     return config, Preprocessing(
         image_size=image_size,
         mean=tuple(defaults.mean),

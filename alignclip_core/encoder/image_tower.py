@@ -102,8 +102,7 @@ class ImageEncoder(nn.Module):
                 cls_query = output.query[:, :, CLASS_TOKEN]
                 log_attention.append(cls_attention(cls_query, output.key, over_patches=config.attention_over_patches))
             if index >= dv_start:
-                # After the main stream: under autocast the first use of a weight keeps its bf16 copy, and a copy made
-                # here, without gradient, would cut off the main stream's.
+                # After the main stream, so that autocast makes its bf16 copies of the weights with gradient.
                 dv_tokens = run_dv_block(block, dv_tokens, output, config)
 
         projected = self._project(tokens)

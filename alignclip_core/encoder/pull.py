@@ -13,21 +13,23 @@ from safetensors.torch import save_file
 from torch import nn
 
 from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, BaseModel
-from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
+from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit, BaseModelUnknown
 
 
 def pull_model(model: BaseModel, models_dir: Path, on_progress: Callable[[str], None] | None = None) -> Path:
     """Fetch a model by its card's `architecture` and `pretrained` and write it to `models_dir/<id>`; that folder.
 
     Written aside and renamed, so a folder of that name is complete; one that exists is returned as it is. `pretrained`
-    is a tag of open_clip's or the path of a checkpoint. Raises `BaseModelUnknown` when the card names no source and
-    `BaseModelNotLocal` when it cannot be fetched.
+    is a tag of open_clip's or the path of a checkpoint. Raises `BaseModelUnknown` when the card names no source,
+    `BaseModelNotLocal` when it cannot be fetched, `BaseModelUnfit` when an incomplete folder is in the way.
     """
     report = on_progress or (lambda message: None)
     folder = models_dir / model.id
     if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
         report(f"{model.id} is already here: {folder}")
         return folder
+    if folder.exists():
+        raise BaseModelUnfit(f"{folder} exists but is no complete model; move it away and pull again.", param="model")
     if model.architecture is None or model.pretrained is None:
         raise BaseModelUnknown(f"The card of {model.id!r} names no architecture and weights to fetch.", param="model")
 

@@ -117,9 +117,14 @@ def test_damaged_folders_are_named_unfit(copied_model):
     weights.write_bytes(b"no tensors")
     with pytest.raises(BaseModelUnfit, match="safetensors"):
         build_image_encoder(copied_model)
-    config.write_text('{"architecture": "vit_base"}')
-    with pytest.raises(BaseModelUnfit, match="model_cfg"):
-        build_image_encoder(copied_model)
+    for content, fault in (
+        ('{"architecture": "vit_base"}', "model_cfg"),
+        ('{"model_cfg": {"vision_cfg": {"depth": 2}}}', "depth"),
+        ("no json", "JSON"),
+    ):
+        config.write_text(content)
+        with pytest.raises(BaseModelUnfit, match=fault):
+            build_image_encoder(copied_model)
 
 
 def test_unfit_towers_are_refused_from_their_configuration(copied_model):

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertTokenizerFast
 
 from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.encoder import build_model, pull_model
-from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
+from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit, BaseModelUnknown
 
 TEXTS = ["a photo of a dog", "a dog"]
 
@@ -88,3 +88,13 @@ def test_failed_fetch_leaves_nothing_behind(tmp_path):
 def test_card_without_a_source_is_refused(tmp_path):
     with pytest.raises(BaseModelUnknown, match="no architecture"):
         pull_model(BaseModel(id="pulled"), tmp_path)
+
+
+def test_incomplete_folder_in_the_way_is_named_and_kept(tiny_model_config, tmp_path):
+    card, _ = checkpoint_of(tiny_model_config, "tiny-in-the-way", tmp_path)
+    note = tmp_path / "models" / "pulled" / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    with pytest.raises(BaseModelUnfit, match="move it away"):
+        pull_model(card, tmp_path / "models")
+    assert note.read_text() == "mine"
