@@ -67,6 +67,7 @@ def make_step(side: str, precision: str, batch: int) -> Callable[[], None]:
     preprocess = Preprocessing(image_size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
     encoder = ImageEncoder(_build_vision_tower(512, vision, True), logit_scale=100.0, preprocess=preprocess).to(device)
     names = {f"class {index:02d}": f"class {index:02d}" for index in range(NUM_CLASSES)}
+    algorithm = "alignclip" if side == "alignclip" else "finetune"
     config = make_config(BaseModel(id="benchmark"), class_names=names, algorithm=algorithm, given={"averaging": "bma"})
     embeddings = np.random.default_rng(0).normal(size=(NUM_CLASSES, 512)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
