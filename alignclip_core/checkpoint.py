@@ -83,9 +83,23 @@ def save_checkpoint(
     _save(folder, weights, manifest, state)
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the folder says of its weights. Raises `ArtifactCorrupt`."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactCorrupt(f"{folder} has no readable {MANIFEST_FILE} ({error}).") from error
+    if manifest.get("format_version") != MANIFEST_FORMAT_VERSION:
+        raise ArtifactCorrupt(
+            f"{folder.name} has manifest format {manifest.get('format_version')!r}; this version reads "
+            f"{MANIFEST_FORMAT_VERSION}."
+        )
+    return manifest
+
+
 def load_model(folder: Path) -> SavedModel:
     """The weights and manifest of a model or checkpoint. Raises `ArtifactCorrupt` when they don't fit each other."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     weights = folder / WEIGHTS_FILE
     _check_hash(weights, manifest["weights_sha256"])
     return SavedModel(load_file(weights), manifest)
@@ -155,19 +169,6 @@ def _write_state(path: Path, state: Mapping[str, Any]) -> str:
         except RuntimeError as error:  # hides a full disk behind an error of its own
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from error
     return _hash(path)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactCorrupt(f"{folder} has no readable {MANIFEST_FILE} ({error}).") from error
-    if manifest.get("format_version") != MANIFEST_FORMAT_VERSION:
-        raise ArtifactCorrupt(
-            f"{folder.name} has manifest format {manifest.get('format_version')!r}; this version reads "
-            f"{MANIFEST_FORMAT_VERSION}."
-        )
-    return manifest
 
 
 def _check_hash(path: Path, expected: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from alignclip_core.base_models import BaseModel
-from alignclip_core.checkpoint import load_model, preprocessing_of
-from alignclip_core.encoder import ImageEncoder, build_image_encoder
-from alignclip_core.errors import ArtifactCorrupt, LabelsInvalid
+from alignclip_core.encoder import ImageEncoder
+from alignclip_core.errors import LabelsInvalid
+from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.images import Preprocessing
 from alignclip_core.loading import normalise, prepare_image
 
@@ -44,20 +43,17 @@ class Classifier:
 
         Raises `ArtifactCorrupt` when a hash or the base model does not fit.
         """
-        saved = load_model(folder)
-        _check_base(saved.manifest, base_model)
-        encoder = build_image_encoder(base_model, device)
-        try:
-            encoder.load_state_dict(saved.weights)
-        except RuntimeError as error:
-            raise ArtifactCorrupt(f"The weights in {folder.name} do not fit {base_model.id!r}: {error}") from error
-        return cls(encoder, preprocessing_of(saved.manifest), saved.manifest["logit_scale"])
+        return cls.of(load_finished_model(folder, base_model, device))
 
     @classmethod
     def from_base(cls, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
         """The base model, zero-shot."""
-        encoder = build_image_encoder(base_model, device)
-        return cls(encoder, encoder.preprocess, encoder.logit_scale)
+        return cls.of(load_base_model(base_model, device))
+
+    @classmethod
+    def of(cls, model: FinishedModel) -> Classifier:
+        """The classifier of a loaded model."""
+        return cls(model.image_encoder, model.preprocessing, model.logit_scale)
 
     @property
     def num_bytes(self) -> int:
@@ -109,12 +105,3 @@ def check_labels(labels: Sequence[str]) -> None:
         if label in seen:
             raise LabelsInvalid(f"The label {label!r} is given twice.", param="labels")
         seen.add(label)
-
-
-def _check_base(manifest: dict[str, Any], base_model: BaseModel) -> None:
-    for field, own in (("base_model", base_model.id), ("text_model", base_model.text_model)):
-        if manifest[field] != own:
-            raise ArtifactCorrupt(
-                f"The model was tuned from {field} {manifest[field]!r}, but {own!r} was given; "
-                "its features would not fit the texts."
-            )

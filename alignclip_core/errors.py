@@ -12,6 +12,9 @@ AlignClipError
 ├── TrainingDiverged       a loss became NaN or infinite
 ├── OutOfMemory            the device has too little memory for the batch
 ├── ArtifactCorrupt        files of a checkpoint or model that do not fit their manifest
+├── ExportUnfit            the format cannot hold this architecture; names those that can
+├── InterpolationInvalid   no share between 0 and 1, or nothing to mix with
+├── ConversionRefused      a foreign checkpoint that needs code to be read, or whose tensors do not fit
 └── TrainingStopped        SIGTERM: a checkpoint is written, the run may go on from it
 """
 
@@ -69,6 +72,18 @@ class OutOfMemory(AlignClipError):
 
 class ArtifactCorrupt(AlignClipError):
     code = "artifact_corrupt"
+
+
+class ExportUnfit(AlignClipError):
+    code = "export_unfit"
+
+
+class InterpolationInvalid(AlignClipError):
+    code = "invalid_interpolation"
+
+
+class ConversionRefused(AlignClipError):
+    code = "conversion_refused"
 
 
 class TrainingStopped(AlignClipError):

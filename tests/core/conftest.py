@@ -12,7 +12,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel, read_card
+from alignclip_core.checkpoint import make_manifest, save_model
 from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.encoder import build_image_encoder, build_text_encoder
+from alignclip_core.prompts import class_similarity_of
 from alignclip_core.run_dir import RunDir
 
 TINY_MODEL_CONFIG = {
@@ -46,6 +49,30 @@ def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 def starter_model() -> BaseModel:
     """The model that the package carries."""
     return read_card(Path(STARTER_FOLDER), "starter")
+
+
+@pytest.fixture(scope="session")
+def tuned_folder(tmp_path_factory: pytest.TempPathFactory, tiny_base_model: BaseModel) -> Path:
+    """A finished model's folder: the tiny model, its tower a little changed, with four classes of its own."""
+    encoder = build_image_encoder(tiny_base_model)
+    config = tiny_config(tiny_base_model, templates=("a drawing of a {}.", "a {}."))
+    texts = class_similarity_of(build_text_encoder(tiny_base_model), SHAPES, config.templates)
+    noise = torch.Generator().manual_seed(1)
+    weights = {
+        name: value + 0.05 * torch.randn(value.shape, generator=noise) for name, value in encoder.state_dict().items()
+    }
+    manifest = make_manifest(
+        config,
+        tiny_base_model,
+        texts,
+        preprocessing=encoder.preprocess,
+        logit_scale=encoder.logit_scale,
+        step=8,
+        result={"headline": {}},
+    )
+    folder = tmp_path_factory.mktemp("tuned") / "model"
+    save_model(folder, weights, manifest)
+    return folder
 
 
 SHAPES = ("circle", "cross", "square", "triangle")
