@@ -6,6 +6,7 @@ It goes on from the newest checkpoint of the run directory, writes `model/` last
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import logging
 import os
@@ -24,6 +25,8 @@ from alignclip_core.parent_watch import PARENT_VARIABLE, die_with_parent, watch_
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunDir, TrainerError
 from alignclip_core.training_run import TrainingRun
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
 log = logging.getLogger(__package__)
 
 
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -66,6 +70,18 @@ def train(run_dir: RunDir, *, models_dir: Path, stop: threading.Event, is_superv
     run.evaluate_zero_shot()
     run.fit()
     run.finish()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc use large blocks again instead of giving them back to the kernel.
+
+    Each step frees and asks for the same tensors; mapping their pages anew took a third of a CPU step's time (starter,
+    batch 36: 2.0 s against 1.4 s of one core, for 13 % more memory).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _tidy(run_dir: RunDir) -> None:
