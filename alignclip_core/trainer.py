@@ -81,12 +81,13 @@ class Trainer:
         )
         self._training_set = _training_set(split, config, inputs, encoder, limits)
 
-    def fit(self) -> Iterator[Record]:
+    def fit(self, after_batch: Callable[[], None] = lambda: None) -> Iterator[Record]:
         """Train to the last step. A record for every step; one for each evaluation before the last step; one where a
         checkpoint is due.
 
         A checkpoint record comes last in its step: who gets it saves `state_dict()` and `finished_weights()` before
-        asking for the next. Raises `TrainingDiverged` and `ImageRejected`.
+        asking for the next. What `after_batch` raises ends an evaluation, and with it the loop, at its step.
+        Raises `TrainingDiverged` and `ImageRejected`.
         """
         evaluate_every = _every(self.config.evaluate_every_steps, self.config, EVALUATIONS_A_RUN)
         checkpoint_every = _every(self.config.checkpoint_every_steps, self.config, CHECKPOINTS_A_RUN)
@@ -99,7 +100,8 @@ class Trainer:
             speed = self.config.global_batch_size * len(step_seconds) / sum(step_seconds)
             yield Record(step=self.step, kind="train", values=values | {"images_per_second": speed})
             if self.step % evaluate_every == 0 and self.step < last_step:
-                found = self.evaluate_source_validation(self.weight_sets, self._num_watched_images(evaluate_every))
+                num_images = self._num_watched_images(evaluate_every)
+                found = self.evaluate_source_validation(self.weight_sets, num_images, after_batch)
                 yield Record(step=self.step, kind="evaluation", values=found)
             if self.step % checkpoint_every == 0 or self.step == last_step:
                 yield Record(step=self.step, kind="checkpoint", values={})
@@ -111,7 +113,10 @@ class Trainer:
         return ("raw",) if self._average is None else ("raw", "bma")
 
     def evaluate_source_validation(
-        self, weight_sets: Sequence[str], max_images: int | None = None
+        self,
+        weight_sets: Sequence[str],
+        max_images: int | None = None,
+        after_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, Evaluation]:
         """The accuracy of these weights on the validation images, or an even sample of them; {} where are none."""
         domains, classes = SOURCE_VALIDATION
@@ -122,7 +127,7 @@ class Trainer:
         ]
         if not groups:
             return {}
-        return {weights: self.evaluate(groups, weights)[domains][classes] for weights in weight_sets}
+        return {weights: self.evaluate(groups, weights, after_batch)[domains][classes] for weights in weight_sets}
 
     def evaluate(
         self,

@@ -86,18 +86,20 @@ class TrainingRun:
             self._say_evaluation({"zero_shot": self._zero_shot}, {})
 
     def fit(self) -> None:
-        """Train to the last step, writing metrics and checkpoints."""
+        """Train to the last step, writing metrics and checkpoints; a stop leaves a checkpoint of its step."""
         self._say("phase", {"phase": "training"})
-        for record in self._trainer.fit():
-            self._step = record.step
-            if record.kind == "checkpoint":
-                self._save_checkpoint()
-            elif record.kind != "train" or self._is_logged(record.step):
-                self._say(record.kind, dict(record.values))
-            if self._stop.is_set():
-                if self._saved_step != self._step:
+        try:
+            for record in self._trainer.fit(self._raise_if_stopped):
+                self._step = record.step
+                if record.kind == "checkpoint":
                     self._save_checkpoint()
+                elif record.kind != "train" or self._is_logged(record.step):
+                    self._say(record.kind, dict(record.values))
                 self._raise_if_stopped()
+        except TrainingStopped:
+            if self._saved_step != self._step:
+                self._save_checkpoint()
+            raise
 
     def finish(self) -> None:
         """Evaluate the finished weights and write `model/`, last of all."""
@@ -107,7 +109,9 @@ class TrainingRun:
             self._say("phase", {"phase": "evaluating"})
             tuned = self._trainer.evaluate(self._split.groups, after_batch=self._raise_if_stopped)
             *others, kept = self._trainer.weight_sets
-            self._say_evaluation({kept: tuned}, self._trainer.evaluate_source_validation(others))
+            self._say_evaluation(
+                {kept: tuned}, self._trainer.evaluate_source_validation(others, after_batch=self._raise_if_stopped)
+            )
         self._say("phase", {"phase": "saving"})
         result = {"zero_shot": self._zero_shot, "tuned": tuned, "headline": headline(self._zero_shot, tuned)}
         save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result))

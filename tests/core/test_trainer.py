@@ -60,9 +60,9 @@ def copies(tensors) -> dict:
     [
         {"algorithm": "alignclip"},
         {"algorithm": "alignclip", "precision": "bf16", "gradient_clip": 1.0, "num_loader_workers": 1},
-        {"algorithm": "finetune", "warmup_steps": 3},
+        {"algorithm": "finetune", "warmup_steps": 3, "precision": "fp16"},
     ],
-    ids=["alignclip", "bf16", "finetune"],
+    ids=["alignclip", "bf16", "finetune-fp16"],
 )
 def test_a_run_that_stops_and_goes_on_equals_one_that_does_not_bit_for_bit(make_run, make_trainer, tmp_path, fields):
     run_dir = make_run(**fields)
@@ -82,6 +82,24 @@ def test_a_run_that_stops_and_goes_on_equals_one_that_does_not_bit_for_bit(make_
     assert steps == [6, 7, 8]
     assert_equal_weights(resumed.finished_weights(), whole.finished_weights())
     assert_equal_weights(resumed.state_dict()["parameters"], whole.state_dict()["parameters"])
+
+
+def test_a_run_that_is_stopped_in_an_evaluation_goes_on_as_well(make_run, make_trainer):
+    run_dir = make_run(evaluate_every_steps=3)
+    whole, stopped, resumed = (make_trainer(run_dir) for _ in range(3))
+    for _ in whole.fit():
+        pass
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        for _ in stopped.fit(stop):
+            pass
+    assert stopped.step == 3
+    resumed.load_state_dict(stopped.state_dict())
+    assert [record.step for record in resumed.fit() if record.kind == "train"] == [4, 5, 6, 7, 8]
+    assert_equal_weights(resumed.finished_weights(), whole.finished_weights())
 
 
 def test_fine_tuning_equals_a_plain_loop_over_the_same_batches(make_trainer, tiny_base_model):
