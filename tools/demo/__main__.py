@@ -25,7 +25,7 @@ from cli.console import err, out
 from cli.errors import CliError
 from cli.progress import TrainingProgress
 from cli.watch import Watcher
-from tools.demo.classes import CLASSES, UNSEEN_CLASSES
+from tools.demo.classes import CLASS_NAMES, UNSEEN_CLASSES
 from tools.demo.pictures import NEW_STYLE, Picture, all_pictures, draw_pictures
 from tools.demo.report import figures_table, picture_as_text, predictions_table
 from tools.demo.service import running_service
@@ -36,6 +36,7 @@ PICTURES = HOME / "pictures"
 BASE_MODEL = "starter"
 JOB = {
     "model": BASE_MODEL,
+    "class_names": CLASS_NAMES,
     "test_domains": [NEW_STYLE],
     "unseen_classes": list(UNSEEN_CLASSES),
     "validation_fraction": 0.25,
@@ -103,14 +104,14 @@ def fine_tune(client: ServiceClient) -> dict[str, Any]:
 def classify_new_words(client: ServiceClient, job: dict[str, Any]) -> None:
     """Classify over HTTP what was held out twice, new style and new classes, with labels that were never trained."""
     pictures = [each for each in all_pictures() if each.domain == NEW_STYLE and each.class_name in UNSEEN_CLASSES]
-    labels = [_spoken(name) for name in UNSEEN_CLASSES]
+    labels = [CLASS_NAMES[name] for name in UNSEEN_CLASSES]
     num_right = 0
     paths = [PICTURES / picture.path for picture in pictures]
     for batch in batches(paths):
         images = [(path.name, content) for path, content in batch]
         answers = client.classify(job["fine_tuned_model"], images, labels=labels, top_k=1)
         num_right += sum(
-            answer["predictions"][0]["label"] == _spoken(path.parent.name)
+            answer["predictions"][0]["label"] == CLASS_NAMES[path.parent.name]
             for answer, (path, _) in zip(answers, batch, strict=True)
         )
     out.print(
@@ -123,7 +124,7 @@ def show_one_picture(client: ServiceClient, job: dict[str, Any]) -> None:
     """One picture in the new style and what both models say of it, among all classes."""
     png = (PICTURES / SHOWN.path).read_bytes()
     models = {"zero-shot": BASE_MODEL, "AlignCLIP": job["fine_tuned_model"]}
-    labels = [_spoken(name) for name in sorted(CLASSES)]
+    labels = list(CLASS_NAMES.values())
     predictions = {
         name: client.classify(model, [(SHOWN.path, png)], labels=labels, top_k=NUM_SHOWN_LABELS)[0]["predictions"]
         for name, model in models.items()
@@ -147,10 +148,6 @@ def tell_how_to_go_on(job: dict[str, Any]) -> None:
         f"-F image=@{_short(PICTURES / SHOWN.path)}",
         markup=False,
     )
-
-
-def _spoken(class_name: str) -> str:
-    return class_name.replace("_", " ")
 
 
 def _short(path: Path) -> str:

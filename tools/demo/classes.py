@@ -44,7 +44,10 @@ CLASSES = {
     "weapon": "🔪🗡⚔🔫🏹🛡💣🪃",
     "wild_animal": "🐻🐼🐨🦥🦦🦨🦘🦡🐘🦣🦏🦛🐪🐫🦙🦒🦓🦌🫎🦬🦁🐯🐅🐆🐺🦊",
 }
-"""Folder name of each class (its name, with "_" for spaces) -> the emojis in it."""
+"""Folder name of each class -> the emojis in it."""
+
+CLASS_NAMES = {folder: folder.replace("_", " ") for folder in CLASSES}
+"""Folder name -> the words for it."""
 
 UNSEEN_CLASSES = tuple(sorted(CLASSES)[2::3])
 """Every third class: never trained, chosen by place in the alphabet and not by how they fare."""
