@@ -242,3 +242,38 @@ class Model(Base):
     base_model: Mapped[str] = mapped_column(String(128))
     artifact_uri: Mapped[str] = mapped_column(Text)
     manifest: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class ApiKey(Base):
+    """A key that clients show. Its text is nowhere: only what finds it and what proves it."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # key-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)  # whose jobs, files and models it reaches
+    name: Mapped[str] = mapped_column(Words)
+    prefix: Mapped[str] = mapped_column(String(32), unique=True)  # the beginning of its text; no secret
+    hmac_sha256: Mapped[str] = mapped_column(String(64))  # of the whole text under the pepper
+    scopes: Mapped[list[str]] = mapped_column(Json)  # infer, train, admin
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    expires_at: Mapped[datetime | None] = mapped_column(Moment)
+    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+    last_used_at: Mapped[datetime | None] = mapped_column(Moment)  # to the hour or so
+
+
+class AuditEntry(Base):
+    """Who changed what. The database itself refuses to change or delete a row (a trigger of the migration)."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index(None, "owner", "id"),)
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    owner: Mapped[str] = mapped_column(String(64))  # of the object
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    actor_key_id: Mapped[str] = mapped_column(String(64))  # bootstrap, cli or a key's id
+    actor_owner: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))  # job.create, file.delete ...
+    object_id: Mapped[str] = mapped_column(String(320))
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    before: Mapped[dict[str, Any] | None] = mapped_column(Json)  # what matters of it, without users' text
+    after: Mapped[dict[str, Any] | None] = mapped_column(Json)

@@ -133,8 +133,10 @@ def _delete_rows(postgres_url: str) -> None:
     """Much quicker than a new database for every test."""
     with psycopg.connect(postgres_url) as connection:
         connection.execute("SET lock_timeout = '20s'")  # a process that a test left behind must not hang the rest
+        connection.execute("ALTER TABLE audit_log DISABLE TRIGGER USER")  # it refuses to be emptied
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(f"DELETE FROM {table.name}")
+        connection.execute("ALTER TABLE audit_log ENABLE TRIGGER USER")
 
 
 @contextmanager
