@@ -9,7 +9,7 @@ pull.py          a hub -> a base model's folder
 """
 
 from alignclip_core.encoder.build import ClipModel, build_image_encoder, build_model, build_text_encoder
-from alignclip_core.encoder.image_tower import AlignedFeatures, ImageEncoder
+from alignclip_core.encoder.image_tower import AlignedFeatures, ExplainedFeatures, ImageEncoder
 from alignclip_core.encoder.pull import pull_model
 from alignclip_core.encoder.text_tower import TextEncoder
 from alignclip_core.images import Preprocessing
@@ -17,6 +17,7 @@ from alignclip_core.images import Preprocessing
 __all__ = [
     "AlignedFeatures",
     "ClipModel",
+    "ExplainedFeatures",
     "ImageEncoder",
     "Preprocessing",
     "TextEncoder",

@@ -29,6 +29,15 @@ class AlignedFeatures(NamedTuple):
     dv_patch_features: Float[Tensor, "batch patches dim"] | None = None  # unit length, no gradient, for G* of eq 6
 
 
+class ExplainedFeatures(NamedTuple):
+    """What a tower looks at: for pictures of it, so without gradient. All fp32."""
+
+    image_features: Float[Tensor, "batch dim"]  # unit length
+    cls_attention: Float[Tensor, "batch blocks patches"]  # of every block, the mean over its heads; each sums to one
+    patch_features: Float[Tensor, "batch patches dim"]  # unit length, of the main branch
+    dv_patch_features: Float[Tensor, "batch patches dim"]  # unit length, of the D-V branch
+
+
 class _Needs(NamedTuple):
     """What the config's losses read of a pass, beside the image features."""
 
@@ -111,6 +120,30 @@ class ImageEncoder(nn.Module):
             log_cls_attention=mean_over_layers(log_attention) if log_attention else None,
             patch_features=_unit_length(_patches(projected)) if needs.patches else None,
             dv_patch_features=self._dv_patch_features(dv_tokens) if needs.dv else None,
+        )
+
+    @torch.no_grad()
+    def forward_explained(
+        self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig
+    ) -> ExplainedFeatures:
+        """Attention of every block and both branches' patches, as the config's losses read them."""
+        dv_start = self._dv_start(config)
+        tokens = dv_tokens = self._embed(images)
+        attention = []
+        for index, block in enumerate(self.visual.transformer.resblocks):
+            dv_tokens = tokens if index == dv_start else dv_tokens
+            output = run_block(block, tokens)
+            tokens = output.tokens
+            cls_query = output.query[:, :, CLASS_TOKEN]
+            attention.append(cls_attention(cls_query, output.key, over_patches=config.attention_over_patches).exp())
+            if index >= dv_start:
+                dv_tokens = run_dv_block(block, dv_tokens, output, config)
+        projected = self._project(tokens)
+        return ExplainedFeatures(
+            image_features=self._image_features(projected),
+            cls_attention=torch.stack(attention, dim=1),
+            patch_features=_unit_length(_patches(projected)),
+            dv_patch_features=self._dv_patch_features(dv_tokens),
         )
 
     def train_all_but(self, frozen_modules: Sequence[str] = ()) -> dict[str, nn.Parameter]:

@@ -1,0 +1,75 @@
+"""Maps over the patches of one image, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.finished_model import FinishedModel
+from alignclip_core.loading import normalise, prepare_image
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Maps [rows, columns] over the patches of an image, the top row first; fp32."""
+
+    cls_attention: np.ndarray  # A_c of eq 3: the mean of the first L blocks; sums to one
+    cls_attention_by_block: np.ndarray  # [blocks, rows, columns], each sums to one
+    patch_similarity: np.ndarray  # cosine of each patch with the text, main branch (eq 4 before its softmax)
+    dv_patch_similarity: np.ndarray  # the same of the D-V branch, G* of eq 6
+    image_similarity: float  # cosine of the whole image with the text
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name, and under `<name>_normalised` the maps scaled from their smallest to their largest value."""
+        raw = {field.name: np.asarray(getattr(self, field.name), np.float32) for field in fields(self)}
+        scaled = {f"{name}_normalised": normalised(value) for name, value in raw.items() if value.ndim >= 2}
+        return raw | scaled
+
+
+@torch.no_grad()
+def make_maps(model: FinishedModel, image: Image.Image, text: Float[Tensor, " dim"]) -> Maps:
+    """The maps of an image and the unit-length embedding of a label. The picture is RGB, as `decode_image` gives it.
+
+    Branch and layers are those of the model's own config; a base model's are its card's.
+    """
+    config = config_of(model)
+    encoder = model.image_encoder
+    device = next(encoder.parameters()).device
+    pixels = prepare_image(image, model.preprocessing)[None].to(device)
+    seen = encoder.forward_explained(normalise(pixels, model.preprocessing), config)
+    attention = seen.cls_attention[0]
+    text = text.to(device)
+    return Maps(
+        cls_attention=_grid(attention[: config.num_aligned_layers].mean(dim=0)),
+        cls_attention_by_block=_grid(attention),
+        patch_similarity=_grid(seen.patch_features[0] @ text),
+        dv_patch_similarity=_grid(seen.dv_patch_features[0] @ text),
+        image_similarity=float(seen.image_features[0] @ text),
+    )
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Each map [..., rows, columns] scaled so that its smallest value is 0 and its largest 1; a flat map is 0."""
+    low = values.min(axis=(-2, -1), keepdims=True)
+    span = values.max(axis=(-2, -1), keepdims=True) - low
+    scaled: np.ndarray = np.where(span > 0, (values - low) / np.where(span > 0, span, 1), 0).astype(np.float32)
+    return scaled
+
+
+def config_of(model: FinishedModel) -> FinetuneConfig:
+    """The config that the model was tuned with, or that its base would be."""
+    if model.manifest is not None:
+        return FinetuneConfig.from_json(model.manifest["config"])
+    return make_config(model.base_model, class_names={"one": "one", "other": "other"})
+
+
+def _grid(patches: Tensor) -> np.ndarray:
+    side = round(patches.shape[-1] ** 0.5)  # images are square
+    grid: np.ndarray = patches.unflatten(-1, (side, side)).float().cpu().numpy()
+    return grid
