@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
@@ -23,6 +23,13 @@ class WorkerIdentity:
     device: str
 
 
+CLAIM_ORDER = (Job.priority.desc(), Job.created_at, Job.id)
+"""Of queued jobs: the highest priority first, then the oldest."""
+
+Wish = Literal["cancelled", "paused"]
+"""What a client wants of a job that a worker holds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A job that is ours as long as its fence is."""
@@ -37,6 +44,13 @@ def claimed_job(session: Session, claim: Claim) -> Job:
     """The claimed job as it is now."""
     statement = select(Job).where(*_is_ours(claim)).execution_options(populate_existing=True)
     return _require(session.scalar(statement), claim)
+
+
+def wish_of(job: Job) -> Wish | None:
+    """What the job's client wants of its worker; a cancel outweighs a pause."""
+    if job.cancel_requested_at is not None:
+        return "cancelled"
+    return "paused" if job.pause_requested_at is not None else None
 
 
 def lock_claimed_job(session: Session, claim: Claim) -> Job:

@@ -3,12 +3,16 @@
 StoreError
 ├── RowNotFound          no such row of this owner
 │   ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound
+│   ├── WebhookNotFound
 │   └── EventNotFound, CheckpointNotFound    also for an unknown `after` of a list
 ├── JobNotReady          asked for a result before there is one
 ├── IllegalTransition    the job's status does not allow it
 ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
 ├── ArtifactMissing      a row names files that are not there
 ├── FileInUse            a job that has not finished needs the file
+├── UrlRefused           the service may not call that URL
+├── TooManyWebhooks      one owner has enough of them
+├── SchemaNewer          a later version has migrated the database: this one must not write to it
 └── LeaseLost            another run has the job: stop, write nothing
 """
 
@@ -44,6 +48,10 @@ class SimilarityNotFound(RowNotFound):
     code = "similarity_not_found"
 
 
+class WebhookNotFound(RowNotFound):
+    code = "webhook_not_found"
+
+
 class EventNotFound(RowNotFound):
     code = "event_not_found"
 
@@ -70,6 +78,18 @@ class ArtifactMissing(StoreError):
 
 class FileInUse(StoreError):
     code = "file_in_use"
+
+
+class UrlRefused(StoreError):
+    code = "url_refused"
+
+
+class TooManyWebhooks(StoreError):
+    code = "too_many_webhooks"
+
+
+class SchemaNewer(StoreError):
+    code = "schema_newer"
 
 
 class LeaseLost(StoreError):

@@ -27,8 +27,8 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     ),
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),  # by a retry alone
+    JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
 }
 
 CLAIMED = (JobStatus.VALIDATING_FILES, JobStatus.RUNNING)  # a worker holds a lease

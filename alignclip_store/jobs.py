@@ -1,4 +1,4 @@
-"""The client's view of a job: create, read, cancel. What a worker writes is in `runs`."""
+"""The client's view of a job: create, read, cancel; `pausing` has the rest. What a worker writes is in `runs`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from alignclip_store.ids import new_id
 from alignclip_store.job_status import CLAIMED, JobStatus, sources_of
 from alignclip_store.paging import list_page
 from alignclip_store.tables import Checkpoint, Job, Metric, Run
+from alignclip_store.webhooks import announce_end
 
 
 def create_job(
@@ -34,6 +35,7 @@ def create_job(
     base_model: str,
     request_sha256: str | None = None,
     idempotency_key: str | None = None,
+    priority: int = 0,
 ) -> Job:
     """A queued job and its first event. Its files, when they are file ids, must exist: `FileNotFound`."""
     references = {"training_file": training_file, "validation_file": validation_file or ""}
@@ -56,6 +58,7 @@ def create_job(
         labels=dict(labels),
         similarity_id=similarity_id,
         num_steps=num_steps,
+        priority=priority,
     )
     session.add(job)
     session.flush()
@@ -68,6 +71,15 @@ def get_job(session: Session, owner: str, job_id: str, *, param: str | None = No
     job = session.scalar(select(Job).where(Job.id == job_id, Job.owner == owner))
     if job is None:
         raise JobNotFound(f"No job {job_id!r}.", param=param)
+    return job
+
+
+def lock_job(session: Session, owner: str, job_id: str) -> Job:
+    """The owner's job, held until the transaction ends. Raises `JobNotFound`."""
+    statement = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
+    job = session.scalar(statement.execution_options(populate_existing=True))
+    if job is None:
+        raise JobNotFound(f"No job {job_id!r}.")
     return job
 
 
@@ -97,10 +109,7 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
 
     Asking again changes nothing. Raises `IllegalTransition` for a job that ended in another way.
     """
-    statement = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
-    job = session.scalar(statement.execution_options(populate_existing=True))
-    if job is None:
-        raise JobNotFound(f"No job {job_id!r}.")
+    job = lock_job(session, owner, job_id)
     if job.status == JobStatus.CANCELLED or (job.status in CLAIMED and job.cancel_requested_at):
         return job
     now = database_now(session)
@@ -111,6 +120,7 @@ def request_cancel(session: Session, owner: str, job_id: str) -> Job:
         job.status, job.phase = JobStatus.CANCELLED, JobStatus.CANCELLED
         job.cancel_requested_at = job.finished_at = now
         record_event(session, owner, job_id, "info", "The job has been cancelled.")
+        announce_end(session, job)
     else:
         raise IllegalTransition(f"Job {job_id!r} has {job.status}; only a job that has not ended can be cancelled.")
     session.flush()

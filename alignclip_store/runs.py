@@ -15,13 +15,16 @@ from sqlalchemy.orm import Session
 
 from alignclip_store import events
 from alignclip_store.claims import (
+    CLAIM_ORDER,
     Claim,
+    Wish,
     WorkerIdentity,
     claimed_job,
     end_run,
     lock_claimed_job,
     move_claimed_job,
     update_claimed_job,
+    wish_of,
 )
 from alignclip_store.database import database_now
 from alignclip_store.errors import CheckpointNotFound
@@ -30,14 +33,15 @@ from alignclip_store.ids import new_id
 from alignclip_store.job_status import JobStatus
 from alignclip_store.models import create_model
 from alignclip_store.progress import estimate_finish
-from alignclip_store.stale import ENDED, WAITING, jobs_to_wake, reap
+from alignclip_store.stale import ENDED, PAUSED, WAITING, jobs_to_wake, reap
 from alignclip_store.tables import Checkpoint, Job, Metric, Run
 from alignclip_store.upsert import insert_or_replace
+from alignclip_store.webhooks import announce_end
 
 __all__ = [
-    "Claim", "NewModel", "Outcome", "WorkerIdentity", "claim_next", "claimed_job", "finish", "forget_checkpoint",
-    "heartbeat", "jobs_to_wake", "latest_checkpoint", "reap", "record_checkpoint", "record_event", "record_log",
-    "record_metrics", "record_phase", "release", "start_training",
+    "Claim", "NewModel", "Outcome", "Wish", "WorkerIdentity", "claim_next", "claimed_job", "finish",
+    "forget_checkpoint", "heartbeat", "jobs_to_wake", "latest_checkpoint", "pause", "reap", "record_checkpoint",
+    "record_event", "record_log", "record_metrics", "record_phase", "release", "start_training", "wish_of",
 ]  # fmt: skip
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
@@ -57,19 +61,19 @@ class NewModel:
 
 
 def claim_next(session: Session, identity: WorkerIdentity, lease_seconds: float) -> Claim | None:
-    """Claim the oldest queued job under a new fence; None when nothing is queued. Of many callers one gets it."""
+    """Claim the first queued job under a new fence; None when nothing is queued. Of many callers one gets it."""
     now = database_now(session)
-    oldest = (
+    first = (
         select(Job.id)
         .where(Job.status == JobStatus.QUEUED)
-        .order_by(Job.created_at, Job.id)
+        .order_by(*CLAIM_ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the transaction holds the only write lock
         .scalar_subquery()
     )
     job = session.scalar(
         update(Job)
-        .where(Job.id == oldest, Job.status == JobStatus.QUEUED)
+        .where(Job.id == first, Job.status == JobStatus.QUEUED)
         .values(
             status=JobStatus.VALIDATING_FILES,
             phase=JobStatus.VALIDATING_FILES,
@@ -100,10 +104,10 @@ def claim_next(session: Session, identity: WorkerIdentity, lease_seconds: float)
     return claim
 
 
-def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> bool:
-    """Renew the lease; whether the owner wants the job cancelled."""
+def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> Wish | None:
+    """Renew the lease; what the job's client wants."""
     lease_until = database_now(session) + timedelta(seconds=lease_seconds)
-    return update_claimed_job(session, claim, lease_until=lease_until).cancel_requested_at is not None
+    return wish_of(update_claimed_job(session, claim, lease_until=lease_until))
 
 
 def start_training(session: Session, claim: Claim) -> None:
@@ -226,19 +230,33 @@ def finish(
         _say(session, claim, "error", str(error["message"]), data={"code": error["code"]})
     else:
         _say(session, claim, "info", ENDINGS[outcome])
+    announce_end(session, job)
     return job
 
 
 def release(session: Session, claim: Claim) -> Job:
     """Give the job back to the queue, as a worker does that must stop; no lost run is charged.
 
-    A job that its owner wants cancelled is cancelled instead.
+    A job that its client wants cancelled or paused is that instead.
     """
-    if lock_claimed_job(session, claim).cancel_requested_at is not None:
+    wish = wish_of(lock_claimed_job(session, claim))
+    if wish == "cancelled":
         return finish(session, claim, "cancelled")
+    if wish == "paused":
+        return pause(session, claim)
     job = move_claimed_job(session, claim, JobStatus.QUEUED, **WAITING)
     end_run(session, claim.run_id, "stopped", database_now(session))
     _say(session, claim, "info", "The worker is stopping; the job waits for another one and goes on from there.")
+    return job
+
+
+def pause(session: Session, claim: Claim) -> Job:
+    """Keep the job until its client resumes it. A wish that was withdrawn or outweighed meanwhile ends as `release`."""
+    if wish_of(lock_claimed_job(session, claim)) != "paused":
+        return release(session, claim)
+    job = move_claimed_job(session, claim, JobStatus.PAUSED, **PAUSED)
+    end_run(session, claim.run_id, "paused", database_now(session))
+    _say(session, claim, "info", "The job is paused; resumed, it goes on from its last checkpoint.")
     return job
 
 

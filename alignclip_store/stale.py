@@ -9,19 +9,24 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from alignclip_store.claims import end_run
+from alignclip_store.claims import CLAIM_ORDER, end_run
 from alignclip_store.database import database_now
 from alignclip_store.events import record_event
 from alignclip_store.job_status import CLAIMED, JobStatus
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Job, Run
+from alignclip_store.webhooks import announce_end
 
 MAX_WOKEN_JOBS = 32  # each wakes one worker, and a woken worker goes on until nothing is queued
 
 WAITING: Mapping[str, Any] = {
-    "phase": "queued", "lease_until": None, "worker": None, "woken_at": None, "estimated_finish_at": None
+    "phase": "queued", "lease_until": None, "worker": None, "woken_at": None, "estimated_finish_at": None,
+    "pause_requested_at": None,
 }  # fmt: skip
-ENDED: Mapping[str, Any] = {"lease_until": None, "worker": None, "estimated_finish_at": None}
+ENDED: Mapping[str, Any] = {
+    "lease_until": None, "worker": None, "estimated_finish_at": None, "pause_requested_at": None
+}  # fmt: skip
+PAUSED: Mapping[str, Any] = {**WAITING, "phase": "paused"}
 """Columns of a job that no worker holds."""
 
 
@@ -44,18 +49,18 @@ def reap(session: Session, settings: Settings) -> list[str]:
 
 
 def jobs_to_wake(session: Session, settings: Settings) -> list[str]:
-    """Queued jobs for which no worker was woken within `wake_again_seconds`, oldest first; marks them as woken."""
+    """Queued jobs for which no worker was woken within `wake_again_seconds`, in their order; marks them as woken."""
     now = database_now(session)
     due = now - timedelta(seconds=settings.wake_again_seconds)
-    oldest = select(Job.id).where(Job.status == JobStatus.QUEUED).order_by(Job.created_at, Job.id).limit(MAX_WOKEN_JOBS)
+    oldest = select(Job.id).where(Job.status == JobStatus.QUEUED).order_by(*CLAIM_ORDER).limit(MAX_WOKEN_JOBS)
     woken = session.execute(
         update(Job)
         .where(Job.id.in_(oldest), Job.status == JobStatus.QUEUED, func.coalesce(Job.woken_at, due) <= due)
         .values(woken_at=now)
-        .returning(Job.created_at, Job.id)
+        .returning(Job.priority, Job.created_at, Job.id)
         .execution_options(synchronize_session=False)
     )
-    return [row.id for row in sorted(woken, key=lambda row: (row.created_at, row.id))]
+    return [row.id for row in sorted(woken, key=lambda row: (-row.priority, row.created_at, row.id))]
 
 
 def _give_up_run(session: Session, job: Job, max_runs: int, now: datetime) -> None:
@@ -66,11 +71,16 @@ def _give_up_run(session: Session, job: Job, max_runs: int, now: datetime) -> No
     if job.cancel_requested_at is not None:
         _set(job, status=JobStatus.CANCELLED, phase=JobStatus.CANCELLED, finished_at=now, **ENDED)
         record_event(session, job.owner, job.id, "info", f"{lost}. The job has been cancelled.")
+        announce_end(session, job)
     elif job.num_lost_runs >= max_runs:
         message = f"{lost}, as {job.num_lost_runs} in all: the job has failed."
         error = {"code": "worker_lost", "message": message, "param": None}
         _set(job, status=JobStatus.FAILED, phase=JobStatus.FAILED, error=error, finished_at=now, **ENDED)
         record_event(session, job.owner, job.id, "error", message, data={"code": "worker_lost"})
+        announce_end(session, job)
+    elif job.pause_requested_at is not None:
+        _set(job, status=JobStatus.PAUSED, **PAUSED)
+        record_event(session, job.owner, job.id, "warn", f"{lost}. The job is paused.")
     else:
         _set(job, status=JobStatus.QUEUED, **WAITING)
         record_event(session, job.owner, job.id, "warn", f"{lost}. The job is queued again.")

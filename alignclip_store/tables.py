@@ -154,9 +154,11 @@ class Job(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
     estimated_finish_at: Mapped[datetime | None] = mapped_column(Moment)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
+    pause_requested_at: Mapped[datetime | None] = mapped_column(Moment)  # the wish; gone once it is paused or withdrawn
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)  # code, message, param
     result: Mapped[dict[str, Any] | None] = mapped_column(Json)  # zero_shot and tuned evaluations
     model_id: Mapped[str | None] = mapped_column(String(320))  # of the finished model
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest is claimed first
     # the lease
     fence: Mapped[int] = mapped_column(default=0)  # number of the last claim; every later write carries it
     worker: Mapped[str | None] = mapped_column(String(256))
@@ -277,3 +279,35 @@ class AuditEntry(Base):
     request_id: Mapped[str | None] = mapped_column(String(128))
     before: Mapped[dict[str, Any] | None] = mapped_column(Json)  # what matters of it, without users' text
     after: Mapped[dict[str, Any] | None] = mapped_column(Json)
+
+
+class Webhook(Base):
+    """Where an owner wants to be told of the ends of its jobs."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # wh-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    disabled_at: Mapped[datetime | None] = mapped_column(Moment)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(Text)  # whsec_...; signs, so it cannot be kept as a hash
+    event_types: Mapped[list[str]] = mapped_column(Json)
+
+
+class Delivery(Base):
+    """One message to one webhook: written with what it tells of, in one transaction, and sent afterwards."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (Index(None, "due_at"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # evt-..., the receiver's key against repeats
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    event_type: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    due_at: Mapped[datetime | None] = mapped_column(Moment)  # of the next try; None: delivered or given up
+    num_tries: Mapped[int] = mapped_column(default=0)
+    delivered_at: Mapped[datetime | None] = mapped_column(Moment)
+    last_error: Mapped[str | None] = mapped_column(Words)

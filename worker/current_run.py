@@ -71,8 +71,8 @@ class CurrentRun:
         """Why the run should not go on; None while it should."""
         if self.lease.is_lost:
             return "lost"
-        if self.lease.is_cancel_requested:
-            return "cancelled"
+        if self.lease.wish is not None:
+            return self.lease.wish
         return "shutdown" if self.workplace.shutting_down.is_set() else None
 
     def raise_if_stopped(self) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import LeaseLost
-from alignclip_store.runs import Claim, claimed_job, heartbeat
+from alignclip_store.runs import Claim, Wish, claimed_job, heartbeat, wish_of
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class Lease:
         self._renewed_at = time.monotonic()
         self._lost = threading.Event()
         self._ended = threading.Event()
-        self._cancel_requested = threading.Event()
+        self._wish: Wish | None = None
         self._thread = threading.Thread(target=self._renew_until_ended, name=f"lease-{claim.job_id}", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -67,9 +67,9 @@ class Lease:
         return self._lost.is_set() or self._age_seconds() > self._lease_seconds - self._heartbeat_seconds
 
     @property
-    def is_cancel_requested(self) -> bool:
-        """Whether the job's client wants it cancelled, as of the last look."""
-        return self._cancel_requested.is_set()
+    def wish(self) -> Wish | None:
+        """What the job's client wants of it, as of the last look."""
+        return self._wish
 
     def _age_seconds(self) -> float:
         return time.monotonic() - self._renewed_at
@@ -77,23 +77,20 @@ class Lease:
     def _renew_until_ended(self) -> None:
         while not self._ended.wait(min(LOOK_SECONDS, self._heartbeat_seconds)):
             try:
-                wants_cancel = self._renew() if self._age_seconds() >= self._heartbeat_seconds else self._look()
+                self._wish = self._renew() if self._age_seconds() >= self._heartbeat_seconds else self._look()
             except LeaseLost:
                 self._lost.set()
                 return
             except SQLAlchemyError as error:
                 log.warning("lease_not_renewed", job_id=self._claim.job_id, error=str(error))
-                continue
-            if wants_cancel:
-                self._cancel_requested.set()
 
-    def _renew(self) -> bool:
+    def _renew(self) -> Wish | None:
         started_at = time.monotonic()
         with transaction(self._engine) as session:
-            wants_cancel = heartbeat(session, self._claim, self._lease_seconds)
+            wish = heartbeat(session, self._claim, self._lease_seconds)
         self._renewed_at = started_at
-        return wants_cancel
+        return wish
 
-    def _look(self) -> bool:
+    def _look(self) -> Wish | None:
         with reading(self._engine) as session:
-            return claimed_job(session, self._claim).cancel_requested_at is not None
+            return wish_of(claimed_job(session, self._claim))

@@ -22,6 +22,7 @@ from alignclip_store.queue import WORK_TASK, create_queue
 from alignclip_store.runs import WorkerIdentity
 from alignclip_store.settings import Settings
 from worker import tasks
+from worker.adoption import may_be_adopted
 from worker.current_run import Workplace
 from worker.lease import check_intervals
 from worker.run_folders import sweep_run_dirs
@@ -45,13 +46,14 @@ def work(task: Task, job_id: str) -> None:
 def workplace(node: str) -> Workplace:
     """What this process works with. Made at its first task, so after the fork: connections must not be shared.
 
-    Whatever killed workers left on this machine is removed on the way.
+    Whatever killed workers left on this machine is removed on the way, but for models that their jobs still lack.
     """
-    num_removed = sweep_run_dirs(settings.runs_location)
+    engine = create_engine(settings)
+    num_removed = sweep_run_dirs(settings.runs_location, lambda folder: may_be_adopted(engine, folder))
     log.info("run_dirs_swept", num_removed=num_removed)
     return Workplace(
         settings=settings,
-        engine=create_engine(settings),
+        engine=engine,
         artifacts=ArtifactStore(settings.artifacts_location),
         identity=WorkerIdentity(name=f"{node}/{os.getpid()}", host=socket.gethostname(), device=describe_device()),
         shutting_down=shutting_down,

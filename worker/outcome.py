@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from alignclip_store.runs import NewModel
 
-StopReason = Literal["cancelled", "shutdown", "lost"]
+StopReason = Literal["cancelled", "paused", "shutdown", "lost"]
 """Why a run should end before its trainer does: a client's wish, a worker's shutdown, a lease that is gone."""
 
-OutcomeKind = Literal["succeeded", "failed", "cancelled", "released", "given_up", "lost"]
-
+OutcomeKind = Literal["succeeded", "failed", "cancelled", "paused", "released", "given_up", "lost"]
 
 DISK_FULL = "disk_full"
 STORAGE_FAILED = "storage_failed"
@@ -29,6 +28,7 @@ class Outcome:
     succeeded   it is finished, with a model
     failed      it is finished, with an error; another run would fail the same way
     cancelled   it is finished, as its client wished
+    paused      it waits, as its client wished, and goes on from its last checkpoint when it is resumed
     released    it is queued again and goes on from its last checkpoint; the run is not charged
     given_up    the same, but the run counts against `max_runs_per_job`; after the last one the job fails with the error
     lost        nothing: another run has the job
@@ -62,6 +62,7 @@ class RunStopped(Exception):
 
 STOPPED: dict[StopReason, Outcome] = {
     "cancelled": Outcome(kind="cancelled"),
+    "paused": Outcome(kind="paused"),
     "shutdown": Outcome(kind="released"),
     "lost": Outcome(kind="lost"),
 }

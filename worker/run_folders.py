@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -32,19 +32,32 @@ def held_folder(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def sweep_run_dirs(runs_location: Path) -> int:
+def sweep_run_dirs(runs_location: Path, is_wanted: Callable[[Path], bool] = lambda path: False) -> int:
     """Remove the run directories that killed workers left behind; returns how many.
 
     A directory whose worker lives is locked by it. The kernel drops the lock when that worker dies, however it dies.
+    One that `is_wanted` stays.
     """
     num_removed = 0
     for path in sorted(runs_location.glob("*/run-*")):
         lock = _try_lock(path)
         if lock is not None:
-            _remove(path)
+            if not is_wanted(path):
+                _remove(path)
+                num_removed += 1
             os.close(lock)
-            num_removed += 1
     return num_removed
+
+
+def dead_folders(path: Path) -> list[Path]:
+    """The other run directories of the same job whose workers are dead, the newest first."""
+    found = []
+    for other in path.parent.glob("run-*"):
+        lock = _try_lock(other) if other != path else None
+        if lock is not None:
+            os.close(lock)
+            found.append(other)
+    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 
 def _make_locked(path: Path) -> int:

@@ -16,7 +16,7 @@ from alignclip_store.datasets import fetch_dataset, open_dataset
 from alignclip_store.errors import ArtifactMissing
 from alignclip_store.runs import latest_checkpoint
 from alignclip_store.similarities import get_similarity
-from alignclip_store.tables import Checkpoint, Job, Similarity
+from alignclip_store.tables import Checkpoint, Job
 from worker.checking import check_dataset
 from worker.current_run import CurrentRun
 from worker.storage import storage
@@ -34,10 +34,9 @@ def stage(run: CurrentRun) -> int | None:
     and the store for inputs that cannot be used.
     """
     job = run.read_job()
-    similarity = run.write(lambda session: get_similarity(session, job.owner, job.similarity_id))
     config = FinetuneConfig.from_json(job.config)
     run.run_dir.write_config(config)
-    _fetch_similarity(run, similarity)
+    fetch_similarity(run)
     run.record_phase("fetching_files")
     _fetch_files(run, job)
     run.record_phase("checking_images")
@@ -47,8 +46,10 @@ def stage(run: CurrentRun) -> int | None:
     return _fetch_checkpoint(run)
 
 
-def _fetch_similarity(run: CurrentRun, similarity: Similarity) -> None:
+def fetch_similarity(run: CurrentRun) -> None:
     """The very matrix that was computed at the POST. Raises `ArtifactCorrupt` when the file is another."""
+    job = run.read_job()
+    similarity = run.write(lambda session: get_similarity(session, job.owner, job.similarity_id))
     with storage():
         run.artifacts.fetch_file(similarity.artifact_uri, run.run_dir.similarity_file)
     if ClassSimilarity.load(run.run_dir.similarity_file).sha256 != similarity.sha256:

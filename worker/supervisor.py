@@ -66,7 +66,7 @@ class Supervisor:
             log.info("trainer_asked_to_stop", reason=reason, pid=self._trainer.pid)
             self._kill_at = time.monotonic() + self._run.settings.stop_seconds
             self._trainer.request_stop()
-            phase = "cancelling" if reason == "cancelled" else "stopping"
+            phase = {"cancelled": "cancelling", "paused": "pausing"}.get(reason, "stopping")
             self._run.try_write(lambda session: runs.record_phase(session, self._run.claim, phase))
         elif self._kill_at is not None and time.monotonic() > self._kill_at:
             self._trainer.kill()
@@ -97,6 +97,8 @@ def judge(exit_code: int, run_dir: RunDir, reason: StopReason | None) -> Outcome
         return Outcome.given_up(error.code, error.message)
     if error is not None:
         return Outcome.failed(error.code, error.message, error.param)
+    if reason == "paused":
+        return STOPPED["paused"]
     if reason == "shutdown" or exit_code == EXIT_STOPPED:
         return STOPPED["shutdown"]
     if shutil.disk_usage(run_dir.path).free < FULL_DISK_BYTES:

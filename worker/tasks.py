@@ -12,7 +12,9 @@ from alignclip_store import runs
 from alignclip_store.database import transaction
 from alignclip_store.errors import LeaseLost, StoreError
 from alignclip_store.runs import Claim
+from worker.adoption import adopt_finished_model
 from worker.current_run import AWAY_ERRORS, CurrentRun, Workplace
+from worker.faults import die_if_told
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import DATABASE_AWAY, DISK_FULL, PASSING_CODES, STOPPED, STORAGE_FAILED, Outcome, RunStopped
@@ -26,7 +28,7 @@ log = structlog.get_logger()
 
 
 def work(workplace: Workplace) -> None:
-    """Run queued jobs, the oldest first, until none is left or the worker shuts down."""
+    """Run queued jobs, the most urgent first, until none is left or the worker shuts down."""
     while not workplace.shutting_down.is_set():
         claim = _claim_next(workplace)
         if claim is None:
@@ -59,11 +61,13 @@ def run_job(workplace: Workplace, claim: Claim) -> None:
         heartbeat_seconds=settings.heartbeat_seconds,
     )
     log.info("run_started", run_dir=str(run_dir.path))
+    die_if_told("after_claim")
     try:
         with lease:
             run = CurrentRun(workplace=workplace, claim=claim, lease=lease, run_dir=run_dir)
             outcome = perform(run)
-            conclude(run, outcome)
+            if outcome.kind != "succeeded":
+                conclude(run, outcome)
         log.info("run_ended", outcome=outcome.kind, error=outcome.error)
     except LeaseLost:
         log.warning("run_lost")
@@ -72,10 +76,18 @@ def run_job(workplace: Workplace, claim: Claim) -> None:
 
 
 def perform(run: CurrentRun) -> Outcome:
-    """Stage, train and publish. Whatever goes wrong becomes an outcome; folder and processes of the run are gone."""
+    """Stage, train and publish. Whatever goes wrong becomes an outcome; folder and processes of the run are gone.
+
+    A success is concluded here, while the folder is still there: the model of a worker that dies before its row knows
+    is adopted by the next run.
+    """
     try:
         with held_folder(run.run_dir.path):
-            return _stage_train_publish(run)
+            outcome = _stage_train_publish(run)
+            if outcome.kind == "succeeded":
+                die_if_told("before_finish_commit")
+                conclude(run, outcome)
+            return outcome
     except LeaseLost:
         return STOPPED["lost"]
     except RunStopped as stopped:
@@ -102,6 +114,8 @@ def conclude(run: CurrentRun, outcome: Outcome) -> None:
         raise LeaseLost(f"The lease of {claim.job_id} is gone.")
     if outcome.kind == "released":
         run.write(lambda session: runs.release(session, claim))
+    elif outcome.kind == "paused":
+        run.write(lambda session: runs.pause(session, claim))
     elif outcome.kind == "given_up":
         _give_up(run, outcome)
     else:
@@ -114,6 +128,8 @@ def conclude(run: CurrentRun, outcome: Outcome) -> None:
 
 
 def _stage_train_publish(run: CurrentRun) -> Outcome:
+    if adopt_finished_model(run):
+        return publish_model(run)
     resumed_step = stage(run)
     run.raise_if_stopped()
     run.write(lambda session: runs.start_training(session, run.claim))
@@ -123,7 +139,10 @@ def _stage_train_publish(run: CurrentRun) -> Outcome:
         outcome = Supervisor(run, trainer, uploads).supervise()
     finally:
         uploads.finish()
-    return publish_model(run) if outcome.kind == "succeeded" else outcome
+    if outcome.kind != "succeeded":
+        return outcome
+    die_if_told("after_training")
+    return publish_model(run)
 
 
 def _storage_failed(error: OSError) -> Outcome:
@@ -144,6 +163,9 @@ def _give_up(run: CurrentRun, outcome: Outcome) -> None:
     job = run.read_job()
     if job.cancel_requested_at is not None:
         run.write(lambda session: runs.finish(session, run.claim, "cancelled"))
+    elif job.pause_requested_at is not None:
+        run.record_event("warn", str(outcome.error["message"]), data=outcome.error)
+        run.write(lambda session: runs.pause(session, run.claim))
     elif job.num_lost_runs + 1 >= run.settings.max_runs_per_job:
         run.write(lambda session: runs.finish(session, run.claim, "failed", error=outcome.error))
     else:

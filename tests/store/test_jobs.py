@@ -112,12 +112,12 @@ def test_the_wish_to_cancel_a_claimed_job_reaches_its_worker(
     job = new_job()
     ours = claim()
     with transaction(engine) as session:
-        assert heartbeat(session, ours, 60) is False
+        assert heartbeat(session, ours, 60) is None
     with transaction(engine) as session:
         asked = request_cancel(session, "ada", job.id)
     with transaction(engine) as session:
         again = request_cancel(session, "ada", job.id)
-        assert heartbeat(session, ours, 60) is True
+        assert heartbeat(session, ours, 60) == "cancelled"
     assert asked.status == again.status == "validating_files"
     assert asked.cancel_requested_at == again.cancel_requested_at
     assert sum("Cancellation requested" in message for message in _messages(engine, job)) == 1

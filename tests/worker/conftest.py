@@ -107,9 +107,11 @@ class Service:
     def wait_for_step(self, job_id: str, step: int) -> Job:
         return self.wait(job_id, lambda job: job.step >= step or job.finished_at is not None)
 
-    def start_worker(self, name: str = "worker") -> psutil.Popen:
+    def start_worker(self, name: str = "worker", fault: str = "") -> psutil.Popen:
+        """A worker; it dies at the point that `fault` names (worker/faults.py)."""
         command = ["celery", "-A", "worker.main", "worker", "--concurrency", "1", "--hostname", f"{name}@%h"]
-        return self._start(name, ["-m", *command, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        arguments = ["-m", *command, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        return self._start(name, arguments, ALIGNCLIP_FAULT=fault)
 
     def start_reaper(self) -> psutil.Popen:
         return self._start("reaper", ["-m", "worker.reaper"])
@@ -151,12 +153,12 @@ class Service:
                     each.kill()
             process.wait()
 
-    def _start(self, name: str, arguments: list[str]) -> psutil.Popen:
+    def _start(self, name: str, arguments: list[str], **variables: str) -> psutil.Popen:
         with (self.settings.home_dir / f"{name}.log").open("ab") as log:
             process = psutil.Popen(
                 [sys.executable, *arguments],
                 cwd=ROOT,
-                env=self.environment,
+                env=self.environment | variables,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -1,10 +1,12 @@
 """Workers that are stopped or killed in the middle of a job, and what becomes of it."""
 
+import shutil
 import signal
 
 import pytest
 
-from alignclip_store.database import migrate
+from alignclip_store.database import migrate, reading
+from alignclip_store.models import get_model
 from alignclip_store.queue import wake
 
 LONG = 100_000  # steps: no test waits for the last of them
@@ -60,6 +62,38 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_one_finishes_the_jo
     assert service.train_steps(job_id) == list(range(1, 301))
     assert any("Going on from step" in event.message for event in service.events(job_id))
     assert list(service.settings.runs_location.glob("*")) == []  # swept by the second
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_same_machine"), [("before_finish_commit", True), ("after_training", True), ("after_training", False)]
+)
+def test_a_finished_training_is_not_done_again_when_its_worker_dies_before_saying_so(
+    service, archive, is_gone, fault, is_same_machine
+):
+    worker = service.start_worker("first", fault=fault)
+    job_id = service.submit(archive, num_steps=4, checkpoint_every_steps=2)
+    assert is_gone(worker), service.logs()
+    folder = service.settings.runs_location / job_id / "run-1"
+    weights = (folder / "model" / "weights.safetensors").read_bytes()
+    assert service.job(job_id).status == "running"
+    if not is_same_machine:  # another one never had the folder; it has the checkpoint of the last step
+        shutil.rmtree(folder)
+
+    service.start_worker("second")
+    service.start_reaper()
+
+    job = service.wait_for_end(job_id)
+    assert job.status == "succeeded", service.logs()
+    assert [run.outcome for run in service.runs(job_id)] == ["lost", "succeeded"]
+    assert service.train_steps(job_id) == [1, 2, 3, 4]
+    messages = [event.message for event in service.events(job_id)]
+    assert ("The training had finished in run-1; its model is adopted." in messages) == is_same_machine
+    assert ("Going on from step 4 of 4." in messages) == (not is_same_machine)
+    with reading(service.engine) as session:
+        uri = get_model(session, job.owner, job.model_id).artifact_uri
+    with service.artifacts.open(f"{uri}/weights.safetensors") as published:
+        assert published.read() == weights
+    assert list(service.settings.runs_location.glob("*")) == []
 
 
 def test_a_job_whose_wake_up_was_lost_runs_once_on_one_of_two_workers(service, make_service, archive):

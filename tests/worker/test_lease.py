@@ -48,7 +48,7 @@ def test_it_is_renewed_no_more_after_its_end(service, run):
 def test_it_sees_a_cancel(service, run):
     with transaction(service.engine) as session:
         request_cancel(session, "owner", run.claim.job_id)
-    wait_until(lambda: run.lease.is_cancel_requested)
+    wait_until(lambda: run.lease.wish == "cancelled")
     with pytest.raises(RunStopped):
         run.raise_if_stopped()
 
