@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
 
 from alignclip_core.config import HYPERPARAMETERS
 from alignclip_store import tables
+from alignclip_store.job_status import JobStatus
+from alignclip_store.similarities import get_similarity
+from alignclip_store.waiting import Place, view_queue
 from api.answers import seconds, seconds_or_none
 
 
@@ -32,6 +37,13 @@ class SimilarityLink(BaseModel):
     id: str
     sha256: str | None
     url: str
+
+
+class QueuePlace(BaseModel):
+    """Where a job waits."""
+
+    position: int = Field(description="Among the waiting jobs of all owners; 1 is the next.")
+    estimated_start: int | None = Field(description="Null while no worker is known.")
 
 
 class JobAnswer(BaseModel):
@@ -64,6 +76,9 @@ class JobAnswer(BaseModel):
     progress: Progress
     started_at: int | None
     cancel_requested_at: int | None
+    pause_requested_at: int | None
+    priority: int
+    queue: QueuePlace | None = Field(description="Where a waiting job stands; null for any other.")
     num_classes: int
     class_names: dict[str, str] = Field(description="Folder name to display name.")
     unseen_classes: list[str]
@@ -74,7 +89,7 @@ class JobAnswer(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, job: tables.Job, similarity_sha256: str | None) -> JobAnswer:
+    def of(cls, job: tables.Job, similarity_sha256: str | None, place: Place | None = None) -> JobAnswer:
         config, url = job.config, f"/v1/fine_tuning/jobs/{job.id}"
         hyperparameters = _hyperparameters(job)
         return cls(
@@ -100,6 +115,10 @@ class JobAnswer(BaseModel):
             progress=Progress(step=job.step, num_steps=job.num_steps),
             started_at=seconds_or_none(job.started_at),
             cancel_requested_at=seconds_or_none(job.cancel_requested_at),
+            pause_requested_at=seconds_or_none(job.pause_requested_at),
+            priority=job.priority,
+            queue=place
+            and QueuePlace(position=place.position, estimated_start=seconds_or_none(place.estimated_start_at)),
             num_classes=len(config["class_names"]),
             class_names=dict(sorted(config["class_names"].items())),
             unseen_classes=config["unseen_classes"],
@@ -111,6 +130,15 @@ class JobAnswer(BaseModel):
                 name: f"{url}/{name}" for name in ("events", "checkpoints", "runs", "logs", "metrics", "similarity")
             },
         )
+
+
+def answer_jobs(session: Session, rows: Sequence[tables.Job]) -> list[JobAnswer]:
+    """The jobs as answers. The queue is looked at only where one of them waits."""
+    places = view_queue(session).places if any(row.status == JobStatus.QUEUED for row in rows) else {}
+    return [
+        JobAnswer.of(row, get_similarity(session, row.owner, row.similarity_id).sha256, places.get(row.id))
+        for row in rows
+    ]
 
 
 class EventAnswer(BaseModel):

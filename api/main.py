@@ -17,7 +17,7 @@ from alignclip_store.settings import Settings
 from api.errors import ERROR_ANSWERS, install_error_handlers
 from api.middleware import BodyLimit, RequestLog
 from api.resources import open_resources
-from api.routes import classify, files, health, jobs, models, similarity
+from api.routes import classify, files, health, jobs, models, queue, similarity, stream
 
 DESCRIPTION = """Fine-tune CLIP on your own images without losing other domains and untrained classes (AlignCLIP).
 
@@ -49,7 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestLog)  # added last, so it stands outside of the others
     install_error_handlers(app)
     app.include_router(health.router)
-    for routes in (files, jobs, similarity, classify, models):  # models last: its path takes everything below it
+    # models last: it takes all below its path
+    for routes in (files, jobs, stream, queue, similarity, classify, models):
         app.include_router(routes.router, responses=ERROR_ANSWERS)
     return app
 

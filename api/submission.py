@@ -101,6 +101,7 @@ def _insert(
                 similarity_id=similarity.id,
                 num_steps=config.num_steps,
                 base_model=config.base_model,
+                priority=request.priority,
             )
             job.request_sha256 = delivery.sha256
             job.idempotency_key = delivery.idempotency_key

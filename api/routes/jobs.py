@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
-from sqlalchemy.orm import Session
 
-from alignclip_store import jobs, similarities, tables
+from alignclip_store import jobs, pausing, similarities, tables
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import EventNotFound, RowNotFound
 from alignclip_store.events import list_events
+from alignclip_store.queue import wake
 from api import class_similarity
 from api.answers import ListAnswer, SimilarityAnswer, page
 from api.dependencies import After, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
 from api.heat_map import draw_heat_map
-from api.job_answers import CheckpointAnswer, EventAnswer, JobAnswer, MetricAnswer, RunAnswer
+from api.job_answers import CheckpointAnswer, EventAnswer, JobAnswer, MetricAnswer, RunAnswer, answer_jobs
 from api.resources import Resources
 from api.schemas import FinetuneRequest
 from api.streaming import stream_artifact
@@ -60,7 +60,7 @@ def list_jobs(
         rows, has_more = jobs.list_jobs(
             session, owner, after=after, limit=limit, labels=labels, without_labels=metadata == "null"
         )
-        answers = [JobAnswer.of(row, _similarity_sha256(session, row)) for row in rows]
+        answers = answer_jobs(session, rows)
     return page(answers, has_more)
 
 
@@ -80,6 +80,35 @@ def cancel_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnsw
     """
     with transaction(resources.engine) as session:
         job = jobs.request_cancel(session, owner, job_id)
+    return _answer(resources, job)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+    """Pause a waiting job at once; a running one saves a checkpoint first, and keeps its status until it has stopped.
+
+    `pause_requested_at` says that the wish is known. Asking again changes nothing.
+    """
+    with transaction(resources.engine) as session:
+        job = pausing.request_pause(session, owner, job_id)
+    return _answer(resources, job)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+    """Queue a paused job again: it goes on from its last checkpoint."""
+    with transaction(resources.engine) as session:
+        job = pausing.resume_job(session, owner, job_id)
+    wake(resources.queue, job.id)
+    return _answer(resources, job)
+
+
+@router.post("/{job_id}/retry")
+def retry_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+    """Queue a failed or cancelled job again: it goes on from its last checkpoint; its events keep the former error."""
+    with transaction(resources.engine) as session:
+        job = pausing.retry_job(session, owner, job_id)
+    wake(resources.queue, job.id)
     return _answer(resources, job)
 
 
@@ -199,11 +228,7 @@ def retrieve_job_similarity_file(job_id: str, owner: OwnerDep, resources: Resour
 
 def _answer(resources: Resources, job: tables.Job) -> JobAnswer:
     with reading(resources.engine) as session:
-        return JobAnswer.of(job, _similarity_sha256(session, job))
-
-
-def _similarity_sha256(session: Session, job: tables.Job) -> str:
-    return similarities.get_similarity(session, job.owner, job.similarity_id).sha256
+        return answer_jobs(session, [job])[0]
 
 
 def _similarity_of(resources: Resources, owner: str, job_id: str) -> tuple[tables.Job, tables.Similarity]:
