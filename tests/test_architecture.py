@@ -34,7 +34,9 @@ def test_imports_go_one_way():
     ],
 )
 def test_module_loads_no_torch(module):
-    code = f"import sys, {module}; print([name for name in ('torch', 'open_clip', 'transformers') if name in sys.modules])"
+    code = (
+        f"import sys, {module}; print([name for name in ('torch', 'open_clip', 'transformers') if name in sys.modules])"
+    )
     fresh = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert fresh.returncode == 0, fresh.stderr
     assert fresh.stdout.strip() == "[]"
