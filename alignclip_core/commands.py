@@ -1,0 +1,86 @@
+"""What the terminal and the API do with a finished model in a process of its own: python -m alignclip_core.commands.
+
+    export MODEL --format F --output DIR
+    explain MODEL IMAGE --label TEXT --output DIR
+    interpolate FOLDER --alpha A --output DIR
+    convert FILE --architecture NAME --output DIR [--quick-gelu | --no-quick-gelu] [--normalisation N]
+
+MODEL is a finished model's folder or a base model's id. Exit code 1 with one line on stderr for what is foreseen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignclip_core.base_models import find_base_model
+from alignclip_core.checkpoint import read_manifest
+from alignclip_core.conversion import convert_checkpoint
+from alignclip_core.errors import AlignClipError
+from alignclip_core.explain.explaining import explain
+from alignclip_core.export.exporting import export_model
+from alignclip_core.export.formats import EXPORT_FORMATS
+from alignclip_core.finished_model import open_model
+from alignclip_core.images import decode_image
+from alignclip_core.interpolation import interpolate_model
+from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (AlignClipError, OSError) as error:
+        print(f"alignclip: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "export":
+        export_model(open_model(options.model, options.models_dir), options.format, options.output)
+    elif options.command == "explain":
+        image = decode_image(options.image.read_bytes())
+        explain(open_model(options.model, options.models_dir), image, options.label, options.output)
+    elif options.command == "interpolate":
+        base_model = find_base_model(read_manifest(options.model)["base_model"], options.models_dir)
+        interpolate_model(options.model, base_model, options.alpha, options.output)
+    else:
+        convert_checkpoint(
+            options.file,
+            options.architecture,
+            options.output,
+            quick_gelu=options.quick_gelu,
+            normalisation=options.normalisation,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--models-dir", type=Path, default=Path("models"), help="folder of base models")
+    shared.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser = argparse.ArgumentParser(prog="python -m alignclip_core.commands")
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", parents=[shared])
+    export.add_argument("model")
+    export.add_argument("--format", choices=EXPORT_FORMATS, required=True)
+    explaining = commands.add_parser("explain", parents=[shared])
+    explaining.add_argument("model")
+    explaining.add_argument("image", type=Path)
+    explaining.add_argument("--label", required=True)
+    interpolate = commands.add_parser("interpolate", parents=[shared])
+    interpolate.add_argument("model", type=Path)
+    interpolate.add_argument("--alpha", type=float, required=True)
+    convert = commands.add_parser("convert", parents=[shared])
+    convert.add_argument("file", type=Path)
+    convert.add_argument("--architecture", required=True)
+    convert.add_argument("--quick-gelu", action=argparse.BooleanOptionalAction, default=None)
+    convert.add_argument("--normalisation", choices=("openai", "imagenet"), default="openai")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

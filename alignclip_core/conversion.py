@@ -1,0 +1,220 @@
+"""A foreign checkpoint of a CLIP to a base model's folder: tensors alone are read, no code of the file is run."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transform import PreprocessCfg
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from alignclip_core.base_models import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_card
+from alignclip_core.encoder import build_model
+from alignclip_core.errors import ConversionRefused
+
+Normalisation = Literal["openai", "imagenet"]
+_MEAN_AND_STD: Mapping[Normalisation, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "openai": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "clip")  # keys under which trainers keep the weights
+PREFIXES = ("_orig_mod.", "module.", "model.", "clip.", "clip_model.")  # of torch.compile, DDP and wrapping modules
+TEXT_PREFIXES = ("text.", "encode_text.")  # open_clip's own for some towers, and DeCLIP's
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files
+NO_WEIGHT_ENDINGS = ("attn_mask", "position_ids")  # buffers that every build makes anew
+NUM_NAMES_SHOWN = 4
+
+
+def convert_checkpoint(
+    file: Path,
+    architecture: str,
+    folder: Path,
+    *,
+    quick_gelu: bool | None = None,
+    normalisation: Normalisation = "openai",
+) -> Path:
+    """Write the checkpoint as a base model's folder, aside and renamed; the folder.
+
+    `architecture` is a name of open_clip's or the path of such a configuration; `quick_gelu` None is what it says.
+    `normalisation`: of the images that the weights were trained on; a checkpoint does not say. Raises
+    `ConversionRefused` for files that need code to be read and for tensors that don't fit, `BaseModelUnfit` for towers
+    that can't be aligned.
+    """
+    if folder.exists():
+        raise ConversionRefused(f"{folder} is there already; name another folder.", param="output")
+    config = read_architecture(architecture)
+    if quick_gelu is not None:
+        config["quick_gelu"] = quick_gelu
+    expected = _expected_shapes(config)
+    weights = fit_names(read_tensors(file), expected)
+    _check_shapes(weights, expected, architecture)
+    mean, std = _MEAN_AND_STD[normalisation]
+    preprocessing = {"mean": mean, "std": std, "interpolation": PreprocessCfg().interpolation}
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True)
+    try:
+        (aside / CONFIG_FILE).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}, indent=2))
+        save_file({name: value.clone().contiguous() for name, value in weights.items()}, aside / WEIGHTS_FILE)
+        (aside / WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody but the owner read it
+        (aside / CARD_FILE).write_text(json.dumps(_card(file, architecture, config), indent=2))
+        build_model(read_card(aside, folder.name))  # what cannot be built is not kept
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def read_architecture(architecture: str) -> dict[str, Any]:
+    """open_clip's model_cfg of a name or of a JSON file. Raises `ConversionRefused`."""
+    path = Path(architecture)
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text())
+            config: dict[str, Any] | None = content.get("model_cfg", content)
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConversionRefused(f"{path} is no configuration of open_clip's: {error}.", param="architecture") from (
+                error
+            )
+    else:
+        config = open_clip.get_model_config(architecture)
+    if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        raise ConversionRefused(
+            f"open_clip has no architecture {architecture!r}; its names are like ViT-B-32, ViT-B-16-quickgelu or "
+            "ViT-L-14 (open_clip.list_models()).",
+            param="architecture",
+        )
+    if config["text_cfg"].get("hf_model_name"):
+        raise ConversionRefused(
+            f"The text tower of {architecture} is {config['text_cfg']['hf_model_name']}, whose configuration and "
+            "tokenizer no checkpoint holds; let open_clip fetch the model: alignclip models pull.",
+            param="architecture",
+        )
+    return config
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, out of what it is wrapped in. Raises `ConversionRefused`."""
+    content = _load(file)
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            raise ConversionRefused(
+                f"{file.name} holds no tensors, nor a state dict under {', '.join(WRAPPERS)}; it holds "
+                f"{_shown(map(str, content))}.",
+                param="file",
+            )
+        content = inner
+    if not isinstance(content, Mapping):
+        raise ConversionRefused(
+            f"{file.name} holds a {type(content).__name__}, no state dict; save one with "
+            "torch.save(model.state_dict(), FILE).",
+            param="file",
+        )
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def fit_names(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors under open_clip's names: wrappers' prefixes taken off, what is no weight left out."""
+    renamed = dict(weights)
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in renamed)), None):
+        renamed = {name.removeprefix(prefix): value for name, value in renamed.items()}
+    fitted = {}
+    for name, value in renamed.items():
+        if name in NO_WEIGHTS or name.endswith(NO_WEIGHT_ENDINGS):
+            continue
+        bare = next((name.removeprefix(prefix) for prefix in TEXT_PREFIXES if name.startswith(prefix)), name)
+        candidates = (name, bare, f"text.{bare}")
+        fitted[next((candidate for candidate in candidates if candidate in expected), name)] = value
+    return fitted
+
+
+def _load(file: Path) -> Any:
+    if not file.is_file():
+        raise ConversionRefused(f"There is no file {str(file)!r}.", param="file")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        # A namespace of options holds plain values; it is what trainers keep beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
+        if "TorchScript" in str(error):
+            raise ConversionRefused(
+                f"{file.name} is a TorchScript archive, a program. OpenAI's models come with alignclip models pull; of "
+                "others save the weights: torch.save(torch.jit.load(FILE).state_dict(), NEW).",
+                param="file",
+            ) from error
+        raise ConversionRefused(
+            f"{file.name} cannot be read as tensors alone ({_first_line(error)}). If it holds objects of a program, "
+            "save its state dict alone where that program is: torch.save(checkpoint['state_dict'], NEW).",
+            param="file",
+        ) from error
+
+
+def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    kind = CustomTextCLIP if config.get("custom_text") else CLIP
+    known = {name: config[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu") if name in config}
+    with torch.device("meta"):
+        model = kind(**known)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], architecture: str) -> None:
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    other = [
+        f"{name} is {list(weights[name].shape)}, wanted {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    faults = {"It lacks": missing, "It has, and the architecture has not,": unknown, "Of other shapes:": other}
+    if not any(faults.values()):
+        return
+    words = [f"{words} {_shown(names)}." for words, names in faults.items() if names]
+    raise ConversionRefused(f"The checkpoint is no {architecture}. {' '.join(words)}{_hint(unknown)}", param="file")
+
+
+def _hint(unknown: list[str]) -> str:
+    if any(".blocks." in name or ".attn.qkv." in name for name in unknown):
+        return (
+            " The image tower has timm's names (visual.blocks..., attn.qkv), as SLIP's files have; only open_clip's "
+            "and OpenAI's names (visual.transformer.resblocks...) are read: rename the tensors first."
+        )
+    if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
+        return " These are the names of transformers' CLIPModel; only open_clip's and OpenAI's are read."
+    return ""
+
+
+def _card(file: Path, architecture: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    activation = "QuickGELU" if config.get("quick_gelu") else "GELU"
+    return {
+        "architecture": architecture,
+        "text_model": f"converted/{digest[:16]}",
+        "description": f"Converted from {file.name} ({activation}, sha256 {digest[:16]}).",
+    }
+
+
+def _shown(names: Any) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - NUM_NAMES_SHOWN} more" if len(listed) > NUM_NAMES_SHOWN else ""
+    return f"{'; '.join(listed[:NUM_NAMES_SHOWN])}{more}" if listed else "nothing"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
+    return (named or lines or [type(error).__name__])[0][:200]
