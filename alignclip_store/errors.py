@@ -4,6 +4,7 @@ StoreError
 ├── RowNotFound          no such row of this owner
 │   ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound
 │   ├── WebhookNotFound
+│   ├── KeyNotFound
 │   └── EventNotFound, CheckpointNotFound    also for an unknown `after` of a list
 ├── JobNotReady          asked for a result before there is one
 ├── IllegalTransition    the job's status does not allow it
@@ -13,6 +14,7 @@ StoreError
 ├── UrlRefused           the service may not call that URL
 ├── TooManyWebhooks      one owner has enough of them
 ├── SchemaNewer          a later version has migrated the database: this one must not write to it
+├── QuotaExceeded        the owner has as much as the operator allows
 └── LeaseLost            another run has the job: stop, write nothing
 """
 
@@ -50,6 +52,10 @@ class SimilarityNotFound(RowNotFound):
 
 class WebhookNotFound(RowNotFound):
     code = "webhook_not_found"
+
+
+class KeyNotFound(RowNotFound):
+    code = "api_key_not_found"
 
 
 class EventNotFound(RowNotFound):
@@ -90,6 +96,10 @@ class TooManyWebhooks(StoreError):
 
 class SchemaNewer(StoreError):
     code = "schema_newer"
+
+
+class QuotaExceeded(StoreError):
+    code = "quota_exceeded"
 
 
 class LeaseLost(StoreError):

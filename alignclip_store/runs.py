@@ -31,6 +31,7 @@ from alignclip_store.errors import CheckpointNotFound
 from alignclip_store.events import EventType, Level
 from alignclip_store.ids import new_id
 from alignclip_store.job_status import JobStatus
+from alignclip_store.limits import CLAIM_LOCK, lock_counting, owner_may_run
 from alignclip_store.models import create_model
 from alignclip_store.progress import estimate_finish
 from alignclip_store.stale import ENDED, PAUSED, WAITING, jobs_to_wake, reap
@@ -60,12 +61,19 @@ class NewModel:
     manifest: Mapping[str, Any]
 
 
-def claim_next(session: Session, identity: WorkerIdentity, lease_seconds: float) -> Claim | None:
-    """Claim the first queued job under a new fence; None when nothing is queued. Of many callers one gets it."""
+def claim_next(
+    session: Session, identity: WorkerIdentity, lease_seconds: float, *, max_running_jobs: int | None = None
+) -> Claim | None:
+    """Claim the first queued job under a new fence; None when nothing is queued. Of many callers one gets it.
+
+    `max_running_jobs`: jobs of an owner who has so many at work are passed over.
+    """
+    if max_running_jobs is not None:
+        lock_counting(session, CLAIM_LOCK)
     now = database_now(session)
     first = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED)
+        .where(Job.status == JobStatus.QUEUED, owner_may_run(max_running_jobs))
         .order_by(*CLAIM_ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the transaction holds the only write lock

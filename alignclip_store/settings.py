@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field
@@ -22,6 +24,8 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(None, description="Folder of base models; unset: home/models.")
     dataset_roots: list[Path] = Field([], description="Folders below which dataset references may point (JSON list).")
     bootstrap_api_key: str | None = Field(None, description="The API key; unset: made on first start, kept below home.")
+    key_pepper: str | None = Field(None, description="Secret under which API keys are hashed; unset: kept below home.")
+    allowed_base_models: list[str] | None = Field(None, description="Ids that jobs may use (JSON); unset: all here.")
 
     max_classes: int = Field(10_000, ge=2, description="Classes in one job.")
     max_body_bytes: int = Field(8 * 2**30, ge=1, description="Bytes of one request body.")
@@ -31,6 +35,17 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, ge=1, description="Pixels of one image.")
     max_images_per_request: int = Field(256, ge=1, description="Images in one classify request.")
     max_labels_per_request: int = Field(10_000, ge=2, description="Labels in one classify request.")
+    max_queued_jobs: int | None = Field(1000, ge=1, description="Jobs of one owner that may wait at once.")
+    max_running_jobs: int | None = Field(None, ge=1, description="Jobs of one owner that run at once; unset: any.")
+    max_stored_bytes: int | None = Field(None, ge=1, description="Bytes of one owner's uploaded files; unset: any.")
+    max_reads_per_minute: int = Field(60_000, ge=1, description="GET requests with one key.")
+    max_classify_per_minute: int = Field(60_000, ge=1, description="Classify requests with one key.")
+    max_writes_per_minute: int = Field(6_000, ge=1, description="Other requests with one key.")
+    max_uploads_per_minute: int = Field(600, ge=1, description="Uploads with one key.")
+    max_failed_keys_per_minute: int = Field(100, ge=1, description="Wrong API keys from one address.")
+    max_waiting_classify: int = Field(1024, ge=1, description="Classify requests that may wait for their turn.")
+    max_silence_seconds: float = Field(30.0, gt=0, description="How long a client may pause while it sends a body.")
+    rate_limit_url: str | None = Field(None, description="Redis URL where several APIs count together; unset: memory.")
     model_cache_bytes: int = Field(4 * 2**30, ge=1, description="Memory for image towers that are kept loaded.")
 
     lease_seconds: float = Field(60.0, gt=0, description="How long a worker owns a job without a sign of life.")
@@ -72,18 +87,36 @@ class Settings(BaseSettings):
     def api_key_file(self) -> Path:
         return self.home_dir / "api_key"
 
+    @property
+    def pepper_file(self) -> Path:
+        return self.home_dir / "pepper"
+
 
 def bootstrap_api_key(settings: Settings) -> tuple[str, bool]:
     """The API key and whether it was made just now: from the environment, else from `home/api_key`, else a new one."""
     if settings.bootstrap_api_key:
         return settings.bootstrap_api_key, False
-    file = settings.api_key_file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file.read_text().strip(), False
-    with os.fdopen(descriptor, "w") as opened:
-        key = f"acl-{secrets.token_urlsafe(32)}"
-        opened.write(key)
-    return key, True
+    return _kept_secret(settings.api_key_file, lambda: f"acl-{secrets.token_urlsafe(32)}")
+
+
+def key_pepper(settings: Settings) -> bytes:
+    """The secret under which API keys are hashed: from the environment, else from `home/pepper`, else a new one."""
+    if settings.key_pepper:
+        return settings.key_pepper.encode()
+    return _kept_secret(settings.pepper_file, lambda: secrets.token_urlsafe(32))[0].encode()
+
+
+def _kept_secret(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
+    """The secret in the file and whether it was made just now; of processes that start together one makes it."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f".{file.name}-{secrets.token_hex(6)}")  # nobody reads it half written
+        try:
+            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                opened.write(secret := make())
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, file)
+                return secret, True
+        finally:
+            aside.unlink(missing_ok=True)
+    return file.read_text().strip(), False

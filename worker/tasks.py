@@ -41,7 +41,10 @@ def _claim_next(workplace: Workplace) -> Claim | None:
     """None also while the database is away: the reaper wakes this worker again."""
     try:
         with transaction(workplace.engine) as session:
-            return runs.claim_next(session, workplace.identity, workplace.settings.lease_seconds)
+            settings = workplace.settings
+            return runs.claim_next(
+                session, workplace.identity, settings.lease_seconds, max_running_jobs=settings.max_running_jobs
+            )
     except AWAY_ERRORS as error:
         log.warning("no_claim", error=str(error))
         return None
