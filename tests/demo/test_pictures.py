@@ -49,13 +49,6 @@ def test_class_names_can_be_said():
         assert name.replace(" ", "").isalpha()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "pictures"
-    draw_pictures(folder, all_pictures())
-    return folder
-
-
 def test_layout_has_every_class_in_both_styles(folder):
     layout = read_layout(list_folder(folder))
     assert layout.domains == (NEW_STYLE, TRAINED_STYLE)

@@ -1,5 +1,7 @@
 """`make demo`: the whole service on real pictures, from nothing to a table of what was gained.
 
+    python -m tools.demo [FOLDER]
+
 It draws the pictures, starts `alignclip serve` in a folder of its own (.demo), uploads the pictures, fine-tunes the
 starter on one style and two thirds of the classes, and asks the paper's three questions: how good is the model in a new
 style, on classes that it was never trained on, and on both at once?
@@ -30,9 +32,7 @@ from tools.demo.pictures import NEW_STYLE, Picture, all_pictures, draw_pictures
 from tools.demo.report import figures_table, picture_as_text, predictions_table
 from tools.demo.service import running_service
 
-REPOSITORY = Path(__file__).parents[2]
-HOME = REPOSITORY / ".demo"
-PICTURES = HOME / "pictures"
+HOME = Path(__file__).parents[2] / ".demo"
 BASE_MODEL = "starter"
 JOB = {
     "model": BASE_MODEL,
@@ -45,23 +45,24 @@ JOB = {
     "checkpoint_every_steps": 120,
     "suffix": "demo",
 }
+PICTURES = "pictures"  # below the folder
 SHOWN = Picture(NEW_STYLE, "musical_instrument", "🎸")
 NUM_SHOWN_LABELS = 3
 
 
-def main() -> int:
-    """Run the demo; 0 when the table was printed."""
+def main(home: Path) -> int:
+    """Run the demo in that folder; 0 when the table was printed."""
     signal.signal(signal.SIGTERM, _stop)
     started_at = time.monotonic()
     try:
-        draw()
+        pictures = draw(home)
         err.print("Starting the service: broker, database, API, worker, reaper ...")
-        with running_service(HOME) as client:
-            job = fine_tune(client)
+        with running_service(home) as client:
+            job = fine_tune(client, pictures)
             out.print(figures_table(job))
-            classify_new_words(client, job)
-            show_one_picture(client, job)
-        tell_how_to_go_on(job)
+            classify_new_words(client, job, pictures)
+            show_one_picture(client, job, pictures)
+        tell_how_to_go_on(job, home)
     except CliError as error:
         err.print(f"demo: {error}", style="red", markup=False)
         return 1
@@ -72,20 +73,22 @@ def main() -> int:
     return 0
 
 
-def draw() -> None:
-    """The pictures, from the packages that carry them."""
-    HOME.mkdir(mode=0o700, parents=True, exist_ok=True)
+def draw(home: Path) -> Path:
+    """The folder of the pictures, from the packages that carry them."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = home / PICTURES
     columns = (TextColumn("Drawing pictures"), BarColumn(), MofNCompleteColumn())
     pictures = all_pictures()
     with Progress(*columns, console=err) as progress:
         task = progress.add_task("", total=len(pictures))
-        draw_pictures(PICTURES, pictures, on_progress=lambda num_drawn: progress.update(task, completed=num_drawn))
+        draw_pictures(folder, pictures, on_progress=lambda num_drawn: progress.update(task, completed=num_drawn))
         progress.update(task, completed=len(pictures))
+    return folder
 
 
-def fine_tune(client: ServiceClient) -> dict[str, Any]:
+def fine_tune(client: ServiceClient, pictures: Path) -> dict[str, Any]:
     """Upload, create the job, watch it to its end; the succeeded job. It is cancelled when the demo is stopped."""
-    archive = FolderArchive(PICTURES, [path for path in list_folder(PICTURES) if not path.startswith(".")], _ignore)
+    archive = FolderArchive(pictures, [path for path in list_folder(pictures) if not path.startswith(".")], _ignore)
     file = client.create_file("emoji.zip", archive)
     err.print(f"Uploaded {file['filename']}: {file['bytes'] / 2**20:.1f} MiB.", markup=False)
     job = client.create_job({"training_file": file["id"], **JOB})
@@ -101,12 +104,12 @@ def fine_tune(client: ServiceClient) -> dict[str, Any]:
     return job
 
 
-def classify_new_words(client: ServiceClient, job: dict[str, Any]) -> None:
+def classify_new_words(client: ServiceClient, job: dict[str, Any], pictures: Path) -> None:
     """Classify over HTTP what was held out twice, new style and new classes, with labels that were never trained."""
-    pictures = [each for each in all_pictures() if each.domain == NEW_STYLE and each.class_name in UNSEEN_CLASSES]
+    asked = [each for each in all_pictures() if each.domain == NEW_STYLE and each.class_name in UNSEEN_CLASSES]
     labels = [CLASS_NAMES[name] for name in UNSEEN_CLASSES]
     num_right = 0
-    paths = [PICTURES / picture.path for picture in pictures]
+    paths = [pictures / picture.path for picture in asked]
     for batch in batches(paths):
         images = [(path.name, content) for path, content in batch]
         answers = client.classify(job["fine_tuned_model"], images, labels=labels, top_k=1)
@@ -120,9 +123,9 @@ def classify_new_words(client: ServiceClient, job: dict[str, Any]) -> None:
     )
 
 
-def show_one_picture(client: ServiceClient, job: dict[str, Any]) -> None:
+def show_one_picture(client: ServiceClient, job: dict[str, Any], pictures: Path) -> None:
     """One picture in the new style and what both models say of it, among all classes."""
-    png = (PICTURES / SHOWN.path).read_bytes()
+    png = (pictures / SHOWN.path).read_bytes()
     models = {"zero-shot": BASE_MODEL, "AlignCLIP": job["fine_tuned_model"]}
     labels = list(CLASS_NAMES.values())
     predictions = {
@@ -134,20 +137,20 @@ def show_one_picture(client: ServiceClient, job: dict[str, Any]) -> None:
     out.print(predictions_table(predictions))
 
 
-def tell_how_to_go_on(job: dict[str, Any]) -> None:
+def tell_how_to_go_on(job: dict[str, Any], home: Path) -> None:
     """Where the model is and what to do with it."""
-    model = job["fine_tuned_model"]
-    home = _short(HOME)
-    out.print(
-        f"\nThe model {model} is kept in {home}. To use it, start the service on that folder again:\n"
-        f"  ALIGNCLIP_HOME={home} {_short(Path(sys.executable).parent)}/alignclip serve\n"
-        "and classify any pictures with any labels from another terminal:\n"
-        f"  ALIGNCLIP_HOME={home} {_short(Path(sys.executable).parent)}/alignclip classify {model} "
-        f"{_short(PICTURES)}/{NEW_STYLE}/cat --labels cat,bird,boat\n"
-        f'  curl http://127.0.0.1:8000/v1/models/{model}/classify -H "Authorization: Bearer $(cat {home}/api_key)" '
-        f"-F image=@{_short(PICTURES / SHOWN.path)}",
-        markup=False,
+    model, folder = job["fine_tuned_model"], _short(home)
+    alignclip = f"ALIGNCLIP_HOME={folder} {_short(Path(sys.executable).parent)}/alignclip"
+    pictures = f"{folder}/{PICTURES}"
+    lines = (
+        f"\nThe model is kept in {folder}. To use it, start the service on that folder again:",
+        f"  {alignclip} serve",
+        "and classify any pictures with any labels from another terminal:",
+        f"  {alignclip} classify {model} {pictures}/{NEW_STYLE}/cat --labels cat,bird,boat",
+        f"  curl http://127.0.0.1:8000/v1/models/{model}/classify -F image=@{pictures}/{SHOWN.path} \\",
+        f'    -H "Authorization: Bearer $(cat {folder}/api_key)"',
     )
+    out.print("\n".join(lines), markup=False)
 
 
 def _short(path: Path) -> str:
@@ -165,4 +168,4 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else HOME))
