@@ -129,7 +129,8 @@ def _plain_log() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.format_exc_info,
             structlog.processors.KeyValueRenderer(),
-        ]
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),  # pytest shows it where a test fails
     )
 
 
