@@ -1,23 +1,25 @@
-"""What routes ask for: the owner behind the key, the resources, a place in a list."""
+"""What routes ask for: who is behind the key and may this, the resources, a place in a list."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from api.errors import AuthenticationFailed, MediaTypeUnsupported, RequestInvalid
+from api.authentication import Caller
+from api.errors import AuthenticationFailed, MediaTypeUnsupported, RateLimited, RequestInvalid
+from api.rate_limits import kind_of
 from api.resources import Resources
 
-OWNER = "default"  # of everything that the bootstrap key makes
 MAX_IDEMPOTENCY_KEY = 255
 
-_bearer = HTTPBearer(auto_error=False, description="The API key that `alignclip serve` prints at its first start.")
+_bearer = HTTPBearer(
+    auto_error=False, description="The key that `alignclip serve` prints at its first start, or another."
+)
 
 
 def get_resources(request: Request) -> Resources:
@@ -29,20 +31,44 @@ def get_resources(request: Request) -> Resources:
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
 
 
-def get_owner(
-    resources: ResourcesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
-    """Owner of the bearer key. Raises `AuthenticationFailed`."""
+def get_caller(
+    request: Request,
+    wanted: SecurityScopes,
+    resources: ResourcesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """Who is behind the bearer key: one whose key has the route's scopes, and who has not asked too often.
+
+    A route that names no scope takes `infer` to read and `train` to change anything.
+    """
     if credentials is None:
         raise AuthenticationFailed("No API key; send the header Authorization: Bearer <key>.", code="missing_api_key")
-    # Digests are of one length, so that the time of the comparison tells nothing of the key.
-    given, ours = (hashlib.sha256(key.encode()).digest() for key in (credentials.credentials, resources.api_key))
-    if not hmac.compare_digest(given, ours):
-        raise AuthenticationFailed("Incorrect API key.")
-    return OWNER
+    address = request.client.host if request.client is not None else "local"
+    caller = resources.authenticator.find_caller(credentials.credentials, address, request.state.request_id)
+    kind = kind_of(request)
+    for scope in wanted.scopes or (["infer"] if kind == "reads" else ["train"]):
+        caller.require(scope)
+    resources.rate_limits.count_request(kind, caller.key_id)
+    if kind == "classify" and _num_waiting(resources) >= resources.settings.max_waiting_classify:
+        raise RateLimited("Too many images wait to be classified; try again.", retry_after=1, code="overloaded")
+    return caller
 
 
-OwnerDep = Annotated[str, Depends(get_owner)]
+def _num_waiting(resources: Resources) -> int:
+    return resources.classify_limiter.statistics().tasks_waiting
+
+
+CallerDep = Annotated[Caller, Security(get_caller)]
+AdminDep = Annotated[Caller, Security(get_caller, scopes=["admin"])]
+
+
+def get_owner(caller: CallerDep) -> str:
+    """Owner of the key, whose rows alone the route sees."""
+    return caller.owner
+
+
+OwnerDep = Annotated[str, Security(get_owner)]
+InferOwnerDep = Annotated[str, Security(get_owner, scopes=["infer"])]  # of a POST that changes nothing
 
 
 def get_is_retry(request: Request) -> bool:

@@ -4,7 +4,8 @@ ApiError                   what the HTTP edge itself refuses
 ├── RequestInvalid         400: the request says something that cannot be
 ├── AuthenticationFailed   401: no key, or not ours
 ├── BodyTooLarge           413: more bytes than the route takes
-└── MediaTypeUnsupported   415: a body of a kind that the route does not read
+├── MediaTypeUnsupported   415: a body of a kind that the route does not read
+└── ExportFailed           500: the process that makes an export ended with an error
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from alignclip_core.errors import AlignClipError, ArtifactCorrupt, OutOfMemory, TrainingDiverged, TrainingStopped
-from alignclip_store.errors import ArtifactMissing, LeaseLost, RowNotFound, StoreError
+from alignclip_store.errors import ArtifactMissing, LeaseLost, QuotaExceeded, RowNotFound, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,18 @@ class AuthenticationFailed(ApiError):
     code = "invalid_api_key"
 
 
+class PermissionDenied(ApiError):
+    code = "permission_denied"
+
+
+class RateLimited(ApiError):
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
 class BodyTooLarge(ApiError):
     code = "body_too_large"
 
@@ -54,12 +67,19 @@ class MediaTypeUnsupported(ApiError):
     code = "unsupported_media_type"
 
 
+class ExportFailed(ApiError):
+    code = "export_failed"
+
+
 # The nearest class of an exception's ancestry decides. Wrong input is 400, and never 409: clients retry that one.
 STATUS_CODES: Mapping[type[Exception], int] = {
     RequestInvalid: 400,
     AuthenticationFailed: 401,
+    PermissionDenied: 403,
     BodyTooLarge: 413,
     MediaTypeUnsupported: 415,
+    RateLimited: 429,
+    ExportFailed: 500,
     AlignClipError: 400,
     TrainingDiverged: 500,
     TrainingStopped: 500,
@@ -67,6 +87,7 @@ STATUS_CODES: Mapping[type[Exception], int] = {
     ArtifactCorrupt: 500,
     StoreError: 400,
     RowNotFound: 404,
+    QuotaExceeded: 429,
     ArtifactMissing: 500,
     LeaseLost: 500,
     OperationalError: 503,
@@ -97,7 +118,9 @@ class PlainErrorAnswer(BaseModel):
 ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "Something in the request cannot be used; `param` names it."},
     401: {"model": ErrorAnswer, "description": "No API key, or not ours."},
+    403: {"model": ErrorAnswer, "description": "The key has not the scope that this needs."},
     404: {"model": ErrorAnswer, "description": "No such thing of this owner."},
+    429: {"model": ErrorAnswer, "description": "Too many requests, or a quota is used up; Retry-After says when."},
     "default": {"model": ErrorAnswer, "description": "Any other error has the same body."},
 }
 """What the description of the API says of every route below /v1."""
@@ -167,12 +190,19 @@ async def _answer_ours(request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     if status >= 500:
         logger.error("%s: %s", type(error).__name__, error.message, exc_info=error)
-    return error_response(request, status, error.message, code=error.code, param=error.param)
+    headers = {}
+    if isinstance(error, RateLimited):
+        headers = {"Retry-After": str(error.retry_after)}
+    elif isinstance(error, QuotaExceeded):  # no waiting of a client's own helps: openai's must not try again
+        headers = {"x-should-retry": "false"}
+    return error_response(request, status, error.message, code=error.code, param=error.param, headers=headers)
 
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
+    code = {404: "not_found", 405: "method_not_allowed", 408: "body_too_slow", 413: "body_too_large"}.get(
+        error.status_code
+    )
     message = {
         404: f"There is no {request.method} {request.url.path}.",
         405: f"{request.url.path} does not take {request.method}.",

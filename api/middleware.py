@@ -41,6 +41,7 @@ class RequestLog:
             return
         request = Request(scope)
         request_id = _request_id(request)
+        request.state.request_id = request_id
         started = time.perf_counter()
         status: int | None = None
 

@@ -10,27 +10,31 @@ from alignclip_core.dataset.layout import DatasetLayout, read_layout
 from alignclip_core.dataset.splits import resolve_class_names, split_dataset
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import jobs, tables
+from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.datasets import list_dataset, open_dataset
 from alignclip_store.errors import DatasetRejected, FileNotFound
+from alignclip_store.limits import require_room_in_queue
 from alignclip_store.queue import wake
 from alignclip_store.repeats import find_keyed_job, find_repeated_job
 from api import class_similarity
+from api.authentication import Caller
 from api.dependencies import Delivery
 from api.errors import RequestInvalid
 from api.resources import Resources
 from api.schemas import FinetuneRequest
 
 
-def submit_job(resources: Resources, owner: str, request: FinetuneRequest, delivery: Delivery) -> tables.Job:
+def submit_job(resources: Resources, caller: Caller, request: FinetuneRequest, delivery: Delivery) -> tables.Job:
     """The queued job of a request; the one that is there already when the client sent the request before."""
+    owner = caller.owner
     # Equal bodies wait for each other, so that a repeat that overtakes its original still finds its job.
     with resources.computing.holding((owner, delivery.sha256)):
         repeated = _find_repeated(resources, owner, delivery)
         if repeated is not None:
             return repeated
         config, similarity = _prepare(resources, owner, request)
-        job = _insert(resources, owner, request, delivery, config, similarity)
+        job = _insert(resources, caller, request, delivery, config, similarity)
     wake(resources.queue, job.id)  # after the commit; a broker that is away only delays
     return job
 
@@ -81,7 +85,7 @@ def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tupl
 
 def _insert(
     resources: Resources,
-    owner: str,
+    caller: Caller,
     request: FinetuneRequest,
     delivery: Delivery,
     config: FinetuneConfig,
@@ -89,9 +93,10 @@ def _insert(
 ) -> tables.Job:
     try:
         with transaction(resources.engine) as session:
+            require_room_in_queue(session, caller.owner, resources.settings)
             job = jobs.create_job(
                 session,
-                owner,
+                caller.owner,
                 config=config.to_json(),
                 request=delivery.body,
                 training_file=request.training_file,
@@ -105,6 +110,8 @@ def _insert(
             )
             job.request_sha256 = delivery.sha256
             job.idempotency_key = delivery.idempotency_key
+            after = {"base_model": job.base_model, "request_sha256": delivery.sha256}
+            record_change(session, caller.actor, "job.create", job.id, after=after)
     except FileNotFound as error:  # deleted since it was listed
         raise DatasetRejected(error.message, param=error.param) from error
     return job

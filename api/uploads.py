@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from api.dependencies import OwnerDep, ResourcesDep
+from api.dependencies import CallerDep, ResourcesDep
 from api.errors import MediaTypeUnsupported, RequestInvalid
 
 MAX_FIELDS = 20  # `purpose` and `expires_after[...]` are all that clients send
@@ -47,8 +47,8 @@ class DiskParser(MultiPartParser):
             self._files_to_close_on_error.append(named)
 
 
-async def receive_upload(request: Request, owner: OwnerDep, resources: ResourcesDep) -> AsyncIterator[Upload]:
-    """The one file of a multipart body. The owner is known before the first byte is read."""
+async def receive_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> AsyncIterator[Upload]:
+    """The one file of a multipart body. The caller is known, and may upload, before the first byte is read."""
     require_multipart(request)
     parser = DiskParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS)
     parser.folder = resources.uploads_folder

@@ -12,7 +12,7 @@ from alignclip_store.database import reading
 from api.answers import ClassifyAnswer, ModelAnswer, PredictionAnswer
 from api.classification import classify
 from api.classify_forms import DEFAULT_TOP_K, read_classify_request
-from api.dependencies import OwnerDep, ResourcesDep
+from api.dependencies import InferOwnerDep, OwnerDep, ResourcesDep
 from api.errors import BODY_ERROR_ANSWERS, ERROR_ANSWERS, in_both_forms, speaks_hugging_face
 from api.resources import Resources
 
@@ -65,7 +65,7 @@ _BODY = {
 
 @router.post("/{model:path}/classify", openapi_extra=_BODY, responses=in_both_forms(BODY_ERROR_ANSWERS))
 async def classify_images(
-    model: str, request: Request, owner: OwnerDep, resources: ResourcesDep
+    model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep
 ) -> ClassifyAnswer | list[PredictionAnswer]:
     """The likeliest labels of one or many images; any labels, whether the model was trained on them or not.
 

@@ -7,16 +7,18 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from alignclip_store import files
+from alignclip_store import files, tables
 from alignclip_store.archives import list_archive
+from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.datasets import dataset_limits
 from alignclip_store.errors import DatasetRejected
 from alignclip_store.ids import new_id
+from alignclip_store.limits import require_room_for_bytes
 from alignclip_store.repeats import find_repeated_file
 from alignclip_store.settings import Settings
 from api.answers import DeletedAnswer, FileAnswer, ListAnswer, page
-from api.dependencies import After, IsRetryDep, OwnerDep, ResourcesDep
+from api.dependencies import After, CallerDep, IsRetryDep, OwnerDep, ResourcesDep
 from api.errors import BODY_ERROR_ANSWERS, RequestInvalid
 from api.streaming import stream_artifact
 from api.uploads import Upload, UploadDep
@@ -45,9 +47,10 @@ _UPLOAD_BODY = {
 
 
 @router.post("", openapi_extra=_UPLOAD_BODY, responses=BODY_ERROR_ANSWERS)
-def create_file(owner: OwnerDep, resources: ResourcesDep, is_retry: IsRetryDep, upload: UploadDep) -> FileAnswer:
+def create_file(caller: CallerDep, resources: ResourcesDep, is_retry: IsRetryDep, upload: UploadDep) -> FileAnswer:
     """Keep a zip of `class/image` or `domain/class/image` for fine-tuning."""
     _check_upload(upload, resources.settings)
+    owner = caller.owner
     if is_retry:
         with reading(resources.engine) as session:
             kept = find_repeated_file(session, owner, filename=upload.filename, sha256=upload.sha256)
@@ -57,6 +60,7 @@ def create_file(owner: OwnerDep, resources: ResourcesDep, is_retry: IsRetryDep, 
     uri = resources.artifacts.put_file(upload.path, f"files/{file_id}.zip")
     try:
         with transaction(resources.engine) as session:
+            require_room_for_bytes(session, owner, upload.num_bytes, resources.settings)
             file = files.create_file(
                 session,
                 owner,
@@ -67,6 +71,7 @@ def create_file(owner: OwnerDep, resources: ResourcesDep, is_retry: IsRetryDep, 
                 sha256=upload.sha256,
                 artifact_uri=uri,
             )
+            record_change(session, caller.actor, "file.create", file.id, after=_summary(file))
     except Exception:
         resources.artifacts.delete(uri)
         raise
@@ -98,10 +103,11 @@ def retrieve_file(file_id: str, owner: OwnerDep, resources: ResourcesDep) -> Fil
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, owner: OwnerDep, resources: ResourcesDep) -> DeletedAnswer:
+def delete_file(file_id: str, caller: CallerDep, resources: ResourcesDep) -> DeletedAnswer:
     """Delete a file that no unfinished job needs."""
     with transaction(resources.engine) as session:
-        file = files.delete_file(session, owner, file_id)
+        file = files.delete_file(session, caller.owner, file_id)
+        record_change(session, caller.actor, "file.delete", file_id, before=_summary(file))
     resources.artifacts.delete(file.artifact_uri)
     return DeletedAnswer(id=file_id, object="file")
 
@@ -119,6 +125,10 @@ def retrieve_file_content(file_id: str, owner: OwnerDep, resources: ResourcesDep
     return stream_artifact(
         resources.artifacts, file.artifact_uri, media_type="application/octet-stream", headers=headers
     )
+
+
+def _summary(file: tables.File) -> dict[str, object]:
+    return {"num_bytes": file.num_bytes, "sha256": file.sha256}
 
 
 def _check_upload(upload: Upload, settings: Settings) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from sqlalchemy.orm import Session
 
 from alignclip_store import jobs, pausing, similarities, tables
+from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import EventNotFound, RowNotFound
 from alignclip_store.events import list_events
+from alignclip_store.limits import require_room_in_queue
 from alignclip_store.queue import wake
 from api import class_similarity
 from api.answers import ListAnswer, SimilarityAnswer, page
-from api.dependencies import After, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
+from api.authentication import Caller
+from api.dependencies import After, CallerDep, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
 from api.heat_map import draw_heat_map
 from api.job_answers import CheckpointAnswer, EventAnswer, JobAnswer, MetricAnswer, RunAnswer, answer_jobs
@@ -24,18 +29,19 @@ from api.streaming import stream_artifact
 from api.submission import submit_job
 
 METADATA_PREFIX = "metadata["
+BACK_TO_THE_QUEUE = ("resume", "retry")
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 
 
 @router.post("", dependencies=[Depends(require_json)], responses=BODY_ERROR_ANSWERS)
-def create_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep, delivery: DeliveryDep) -> JobAnswer:
+def create_job(body: FinetuneRequest, caller: CallerDep, resources: ResourcesDep, delivery: DeliveryDep) -> JobAnswer:
     """Check everything but the pixels, compute the class similarity, and queue the job.
 
     The same body sent again by a client that lost the answer (its retry count or an Idempotency-Key says so) gets
     the job that is there.
     """
-    job = submit_job(resources, owner, body, delivery)
+    job = submit_job(resources, caller, body, delivery)
     return _answer(resources, job)
 
 
@@ -73,41 +79,37 @@ def retrieve_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAn
 
 
 @router.post("/{job_id}/cancel")
-def cancel_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+def cancel_job(job_id: str, caller: CallerDep, resources: ResourcesDep) -> JobAnswer:
     """Cancel a waiting job at once; a running one keeps its status until its trainer has stopped.
 
     `cancel_requested_at` says that the wish is known. Asking again changes nothing.
     """
-    with transaction(resources.engine) as session:
-        job = jobs.request_cancel(session, owner, job_id)
+    job = _change(resources, caller, job_id, "cancel", jobs.request_cancel)
     return _answer(resources, job)
 
 
 @router.post("/{job_id}/pause")
-def pause_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+def pause_job(job_id: str, caller: CallerDep, resources: ResourcesDep) -> JobAnswer:
     """Pause a waiting job at once; a running one saves a checkpoint first, and keeps its status until it has stopped.
 
     `pause_requested_at` says that the wish is known. Asking again changes nothing.
     """
-    with transaction(resources.engine) as session:
-        job = pausing.request_pause(session, owner, job_id)
+    job = _change(resources, caller, job_id, "pause", pausing.request_pause)
     return _answer(resources, job)
 
 
 @router.post("/{job_id}/resume")
-def resume_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+def resume_job(job_id: str, caller: CallerDep, resources: ResourcesDep) -> JobAnswer:
     """Queue a paused job again: it goes on from its last checkpoint."""
-    with transaction(resources.engine) as session:
-        job = pausing.resume_job(session, owner, job_id)
+    job = _change(resources, caller, job_id, "resume", pausing.resume_job)
     wake(resources.queue, job.id)
     return _answer(resources, job)
 
 
 @router.post("/{job_id}/retry")
-def retry_job(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> JobAnswer:
+def retry_job(job_id: str, caller: CallerDep, resources: ResourcesDep) -> JobAnswer:
     """Queue a failed or cancelled job again: it goes on from its last checkpoint; its events keep the former error."""
-    with transaction(resources.engine) as session:
-        job = pausing.retry_job(session, owner, job_id)
+    job = _change(resources, caller, job_id, "retry", pausing.retry_job)
     wake(resources.queue, job.id)
     return _answer(resources, job)
 
@@ -224,6 +226,29 @@ def retrieve_job_similarity_file(job_id: str, owner: OwnerDep, resources: Resour
     """The class-similarity matrix as the trainer reads it."""
     _, row = _similarity_of(resources, owner, job_id)
     return stream_artifact(resources.artifacts, row.artifact_uri, media_type="application/octet-stream")
+
+
+def _change(
+    resources: Resources, caller: Caller, job_id: str, name: str, change: Callable[[Session, str, str], tables.Job]
+) -> tables.Job:
+    """The job after the change, which the audit log has where it changed anything."""
+    with transaction(resources.engine) as session:
+        if name in BACK_TO_THE_QUEUE:
+            require_room_in_queue(session, caller.owner, resources.settings)
+        before = _state(jobs.get_job(session, caller.owner, job_id))
+        job = change(session, caller.owner, job_id)
+        after = _state(job)
+        if after != before:
+            record_change(session, caller.actor, f"job.{name}", job_id, before=before, after=after)
+    return job
+
+
+def _state(job: tables.Job) -> dict[str, object]:
+    return {
+        "status": job.status,
+        "is_cancel_requested": job.cancel_requested_at is not None,
+        "is_pause_requested": job.pause_requested_at is not None,
+    }
 
 
 def _answer(resources: Resources, job: tables.Job) -> JobAnswer:

@@ -6,9 +6,10 @@ from fastapi import APIRouter
 
 from alignclip_core.base_models import list_base_models
 from alignclip_store import models
+from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from api.answers import DeletedAnswer, ListAnswer, ModelAnswer, page
-from api.dependencies import OwnerDep, ResourcesDep
+from api.dependencies import CallerDep, OwnerDep, ResourcesDep
 from api.errors import RequestInvalid
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -35,12 +36,14 @@ def retrieve_model(model: str, owner: OwnerDep, resources: ResourcesDep) -> Mode
 
 
 @router.delete("/{model:path}")
-def delete_model(model: str, owner: OwnerDep, resources: ResourcesDep) -> DeletedAnswer:
+def delete_model(model: str, caller: CallerDep, resources: ResourcesDep) -> DeletedAnswer:
     """Delete a tuned model and its files. Its job stays."""
     if resources.models.find_base_model(model) is not None:
         raise RequestInvalid(f"{model!r} is a base model; only tuned models can be deleted.", param="model")
     with transaction(resources.engine) as session:
-        row = models.delete_model(session, owner, model)
+        row = models.delete_model(session, caller.owner, model)
+        before = {"base_model": row.base_model, "weights_sha256": row.manifest.get("weights_sha256")}
+        record_change(session, caller.actor, "model.delete", model, before=before)
     resources.models.forget(model)
     resources.artifacts.delete(row.artifact_uri)
     return DeletedAnswer(id=model, object="model")

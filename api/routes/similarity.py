@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from alignclip_core.config import TEMPLATE_SETS
 from api import class_similarity
 from api.answers import SimilarityAnswer
-from api.dependencies import OwnerDep, ResourcesDep, require_json
+from api.dependencies import InferOwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
 from api.schemas import SimilarityRequest, resolve_templates
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/similarity", tags=["similarity"])
 
 
 @router.post("", dependencies=[Depends(require_json)], response_model=SimilarityAnswer, responses=BODY_ERROR_ANSWERS)
-def create_similarity(body: SimilarityRequest, owner: OwnerDep, resources: ResourcesDep) -> Response:
+def create_similarity(body: SimilarityRequest, owner: InferOwnerDep, resources: ResourcesDep) -> Response:
     """The matrix that a job with these names would train with; kept, so that the job need not compute it again."""
     base_model = resources.models.base_model(body.model)
     templates = resolve_templates(body.templates) or base_model.templates or TEMPLATE_SETS["default"]

@@ -22,7 +22,9 @@ def test_every_route_but_health_wants_the_key(service):
     assert len(paths) > 15
     for path, operations in paths.items():
         for method in operations:
-            url = service.url + path.replace("{model}", "tiny").replace("{job_id}", "x").replace("{file_id}", "x")
+            url = service.url + path.replace("{model}", "tiny").replace("{job_id}", "x").replace(
+                "{file_id}", "x"
+            ).replace("{key_id}", "x")
             body = (
                 {"json": {"model": "tiny", "training_file": "x", "class_names": ["a", "b"]}} if method == "post" else {}
             )
@@ -79,7 +81,7 @@ def test_request_id_of_the_client_is_kept_when_it_is_plain(http):
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/v1/files/", 404, "not_found"),
-        ("POST", "/v1/fine_tuning/jobs/x/pause", 404, "not_found"),
+        ("POST", "/v1/fine_tuning/jobs/x/dance", 404, "not_found"),
         ("POST", "/v1/uploads", 404, "not_found"),
         ("PUT", "/v1/files", 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
