@@ -11,6 +11,7 @@ MODEL is a finished model's folder or a base model's id. Exit code 1 with one li
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from alignclip_core.export.formats import EXPORT_FORMATS
 from alignclip_core.finished_model import open_model
 from alignclip_core.images import decode_image
 from alignclip_core.interpolation import interpolate_model
+from alignclip_core.parent_watch import PARENT_VARIABLE, die_with_parent
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED
 
 
@@ -83,4 +85,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    if PARENT_VARIABLE in os.environ:  # the service's own process: what it asked for ends with it
+        die_with_parent(int(os.environ[PARENT_VARIABLE]))
     sys.exit(main())

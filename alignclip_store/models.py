@@ -30,6 +30,29 @@ def create_model(session: Session, job: Job, *, artifact_uri: str, manifest: Map
     return model
 
 
+def create_variant(
+    session: Session, source: Model, *, name: str, artifact_uri: str, manifest: Mapping[str, Any]
+) -> Model:
+    """A model made of another one without a job of its own: `<id of the source>:<name>`, of the same owner and job."""
+    variant = Model(
+        id=variant_id(source, name),
+        owner=source.owner,
+        job_id=source.job_id,
+        created_at=database_now(session),
+        base_model=source.base_model,
+        artifact_uri=artifact_uri,
+        manifest=dict(manifest),
+    )
+    session.add(variant)
+    session.flush()
+    return variant
+
+
+def variant_id(source: Model, name: str) -> str:
+    """The id of a model made of another one."""
+    return f"{source.id}:{name}"
+
+
 def get_model(session: Session, owner: str, model_id: str) -> Model:
     """The owner's model. Raises `ModelNotFound`, also for another owner's."""
     model = session.scalar(select(Model).where(Model.id == model_id, Model.owner == owner))

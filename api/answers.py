@@ -72,6 +72,8 @@ class ModelAnswer(BaseModel):
     trained_classes: list[str] | None = None
     templates: list[str]
     result: dict[str, Any] | None = None
+    interpolated_from: str | None = Field(None, description="The tuned model that this is a mixture of with its base.")
+    alpha: float | None = Field(None, description="Its share of the tuned weights.")
     description: str = ""
     licence: str = ""
 
@@ -101,6 +103,8 @@ class ModelAnswer(BaseModel):
             trained_classes=manifest.get("trained_classes"),
             templates=manifest.get("templates", []),
             result=manifest.get("result"),
+            interpolated_from=manifest.get("interpolated_from"),
+            alpha=manifest.get("alpha"),
         )
 
 

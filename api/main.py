@@ -17,7 +17,20 @@ from alignclip_store.settings import Settings
 from api.errors import ERROR_ANSWERS, install_error_handlers
 from api.middleware import BodyLimit, RequestLog
 from api.resources import open_resources
-from api.routes import api_keys, audit, classify, files, health, jobs, models, queue, similarity, stream
+from api.routes import (
+    api_keys,
+    audit,
+    classify,
+    export,
+    files,
+    health,
+    interpolate,
+    jobs,
+    models,
+    queue,
+    similarity,
+    stream,
+)
 
 DESCRIPTION = """Fine-tune CLIP on your own images without losing other domains and untrained classes (AlignCLIP).
 
@@ -50,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.include_router(health.router)
     # models last: it takes all below its path
-    for routes in (files, jobs, stream, queue, similarity, classify, api_keys, audit, models):
+    for routes in (files, jobs, stream, queue, similarity, classify, export, interpolate, api_keys, audit, models):
         app.include_router(routes.router, responses=ERROR_ANSWERS)
     return app
 

@@ -166,6 +166,14 @@ class SimilarityRequest(BaseModel):
     keep_diagonal: bool = Field(True, description="Whether a class keeps its share of its own row.")
 
 
+class InterpolateRequest(BaseModel):
+    """How much of the tuned weights to take."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"alpha": 0.5}]})
+
+    alpha: float = Field(ge=0, le=1, allow_inf_nan=False, description="0 is the base model, 1 the tuned one.")
+
+
 def resolve_templates(given: list[str] | str | None, *, param: str = "templates") -> tuple[str, ...] | None:
     """The templates of a list, of the name of a set, or of one template; None where none are given.
 

@@ -19,6 +19,11 @@ def stream_artifact(
     return StreamingResponse(_chunks(artifacts.open(uri)), media_type=media_type, headers=headers)
 
 
+def stream_file(content: IO[bytes], *, media_type: str, headers: Mapping[str, str]) -> StreamingResponse:
+    """An open file's bytes; it is closed when they are sent, or when nobody reads them any more."""
+    return StreamingResponse(_chunks(content), media_type=media_type, headers=headers)
+
+
 def _chunks(content: IO[bytes]) -> Iterator[bytes]:
     with content:
         while chunk := content.read(CHUNK_BYTES):

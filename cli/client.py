@@ -6,7 +6,7 @@ import ipaddress
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -90,9 +90,34 @@ class ServiceClient:
         path = f"/models/{quote(model, safe='')}/classify"
         return self._send("POST", path, data=data, files=files)["data"]  # type: ignore[no-any-return]
 
+    def interpolate(self, model: str, alpha: float) -> Json:
+        return self._send("POST", f"/models/{quote(model, safe='')}/interpolate", json={"alpha": alpha})
+
+    def export(self, model: str, export_format: str, file: IO[bytes]) -> None:
+        """Write the zip of an export to the file, while it comes."""
+        path = f"/models/{quote(model, safe='')}/export"
+        with (
+            self._unbroken("GET", path),
+            self._http.stream("GET", path, params={"format": export_format}) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+
     def _send(self, method: str, path: str, **content: Any) -> Json:
-        try:
+        with self._unbroken(method, path):
             response = self._http.request(method, path, **content)
+        if response.is_error:
+            raise _refusal(response)
+        return response.json()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _unbroken(self, method: str, path: str) -> Iterator[None]:
+        """Raises `ServiceUnreachable` for what the connection raises."""
+        try:
+            yield
         except httpx2.ConnectError as error:
             raise ServiceUnreachable(
                 f"Nothing answers at {self._url}. Start the service with `alignclip serve`, or set ALIGNCLIP_URL."
@@ -101,9 +126,6 @@ class ServiceClient:
             raise ServiceUnreachable(
                 f"{self._url} broke off {method} {path}: {error or type(error).__name__}"
             ) from error
-        if response.is_error:
-            raise _refusal(response)
-        return response.json()  # type: ignore[no-any-return]
 
 
 @contextmanager

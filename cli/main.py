@@ -14,6 +14,7 @@ from cli.classify import classify
 from cli.doctor import doctor
 from cli.environment import load_settings
 from cli.errors import CliError
+from cli.finished import convert, explain, export, interpolate
 from cli.jobs import cancel, jobs
 from cli.serve import migrate_database, serve
 from cli.submit import submit
@@ -46,7 +47,9 @@ def migrate() -> None:
     migrate_database(load_settings())
 
 
-for command in (serve, submit, watch, jobs, cancel, classify, train, doctor, migrate):
+for command in (
+    serve, submit, watch, jobs, cancel, classify, interpolate, export, explain, train, convert, doctor, migrate,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(models.app, name="models")
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alignclip_core.base_models import BaseModel
 from alignclip_core.errors import ExportUnfit
 from alignclip_core.export import hugging_face, onnx_graph, open_clip_folder
+from alignclip_core.export.fitness import check_fits
 from alignclip_core.export.formats import ABOUT_FILE, ExportFormat
 from alignclip_core.finished_model import FinishedModel
 
@@ -28,7 +28,7 @@ def export_model(model: FinishedModel, export_format: ExportFormat, folder: Path
 
     Written aside and renamed. Raises `ExportUnfit` when the format cannot hold the architecture or the folder is there.
     """
-    check_fits(model.base_model, export_format)
+    check_fits(model.base_model, export_format, model.manifest or {})
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportUnfit(f"{folder} is there already and not empty; name a new folder.", param="output")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -40,14 +40,6 @@ def export_model(model: FinishedModel, export_format: ExportFormat, folder: Path
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
-
-
-def check_fits(base_model: BaseModel, export_format: ExportFormat) -> None:
-    """Raises `ExportUnfit` when the format cannot hold the base model's architecture; reads no weights."""
-    if export_format != "onnx":
-        open_clip_folder.check_fits(base_model)
-    if export_format == "huggingface":
-        hugging_face.check_fits(base_model)
 
 
 def about(model: FinishedModel) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from alignclip_core.base_models import BaseModel
 from alignclip_core.errors import ExportUnfit
-from alignclip_core.export.open_clip_folder import clip_weights, model_config
+from alignclip_core.export.fitness import model_config
+from alignclip_core.export.open_clip_folder import clip_weights
 from alignclip_core.finished_model import FinishedModel
 from alignclip_core.images import Preprocessing
 
@@ -22,9 +22,6 @@ VOCABULARY_SIZE = 49408  # of OpenAI's byte pair encoding
 NUM_MERGES = 49152 - 256 - 2  # of the file, as OpenAI's tokenizer reads it
 START, END = VOCABULARY_SIZE - 2, VOCABULARY_SIZE - 1
 RESAMPLING = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
-# What CLIPModel can be told; every other option of open_clip's towers must keep its default.
-VISION_OPTIONS = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"}
-TEXT_OPTIONS = {"context_length", "width", "heads", "layers", "mlp_ratio", "output_tokens"}
 
 # open_clip's names within a tower and CLIPModel's.
 _BLOCK_NAMES = {
@@ -60,25 +57,6 @@ def write(model: FinishedModel, folder: Path) -> None:
     clip.save_pretrained(folder)
     context_length = CLIPTextCfg(**model_config(model.base_model)["text_cfg"]).context_length
     CLIPProcessor(image_processor=image_processor, tokenizer=_tokenizer(context_length)).save_pretrained(folder)
-
-
-def check_fits(base_model: BaseModel) -> None:
-    """Raises `ExportUnfit` for towers that CLIPModel cannot be: others than plain ViT and OpenAI's text transformer."""
-    config = model_config(base_model)
-    text = config["text_cfg"]
-    if text.get("hf_model_name"):
-        raise _unfit(base_model, f"its text tower is {text['hf_model_name']}")
-    for tower, options, known, defaults in (
-        ("image", config["vision_cfg"], VISION_OPTIONS, asdict(CLIPVisionCfg())),
-        ("text", text, TEXT_OPTIONS, asdict(CLIPTextCfg())),
-    ):
-        for name, value in options.items():
-            if name not in known and value != defaults.get(name):
-                raise _unfit(base_model, f"its {tower} tower has {name} = {value!r}")
-    if not isinstance(config["vision_cfg"].get("layers", 12), int):
-        raise _unfit(base_model, "its image tower is a ResNet")
-    if config.get("multimodal_cfg"):
-        raise _unfit(base_model, "it has a decoder of captions")
 
 
 def rename_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,11 +150,4 @@ def _image_processor(preprocessing: Preprocessing) -> CLIPImageProcessor:
         resample=RESAMPLING[preprocessing.interpolation],
         image_mean=list(preprocessing.mean),
         image_std=list(preprocessing.std),
-    )
-
-
-def _unfit(base_model: BaseModel, reason: str) -> ExportUnfit:
-    return ExportUnfit(
-        f"transformers' CLIPModel cannot be {base_model.id!r}: {reason}. Export it as 'open_clip' or 'onnx'.",
-        param="format",
     )

@@ -17,7 +17,8 @@ from transformers import CLIPModel, CLIPProcessor
 from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.errors import BaseModelError, ExportUnfit
-from alignclip_core.export.exporting import check_fits, export_model
+from alignclip_core.export.exporting import export_model
+from alignclip_core.export.fitness import check_fits
 from alignclip_core.finished_model import load_base_model, load_finished_model
 from alignclip_core.loading import normalise, prepare_image
 from alignclip_core.prompts import embed_classes
@@ -86,6 +87,21 @@ def test_other_logit_scale_is_kept(tuned, tmp_path, pixels, logits):
     with torch.no_grad():
         found = model.eval().get_logits(pixels, open_clip.tokenize(PROMPTS))[0]
     assert_close(found, logits * 5 / tuned.logit_scale, atol=1e-4, rtol=0)
+
+
+def test_tuned_pooling_is_kept_or_refused(tuned, tmp_path, pixels):
+    average = replace(tuned, manifest=tuned.manifest | {"config": tuned.manifest["config"] | {"pooling": "average"}})
+    folder = export_model(average, "open_clip", tmp_path / "out")
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tuned.image_encoder.pool_by("average")
+    try:
+        with torch.no_grad():
+            found, expected = model.eval().encode_image(pixels, normalize=True), tuned.image_encoder(pixels)
+    finally:
+        tuned.image_encoder.pool_by(None)
+    assert_close(found, expected, atol=1e-5, rtol=0)
+    with pytest.raises(ExportUnfit, match="pool_type = 'avg'"):
+        export_model(average, "huggingface", tmp_path / "hub")
 
 
 def test_transformers_reloads_its_folder(tuned, tmp_path, pixels, logits, picture):

@@ -1,0 +1,81 @@
+"""Which format can hold which architecture. Reads configurations, no weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+from alignclip_core.base_models import CONFIG_FILE, BaseModel
+from alignclip_core.errors import BaseModelNotLocal, ExportUnfit
+from alignclip_core.export.formats import ExportFormat
+
+# What transformers' CLIPModel can be told; every other option of open_clip's towers must keep its default.
+VISION_OPTIONS = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"}
+TEXT_OPTIONS = {"context_length", "width", "heads", "layers", "mlp_ratio", "output_tokens"}
+
+_POOL_TYPES = {"class_token": "tok", "average": "avg"}  # the config's words and open_clip's
+
+
+def check_fits(
+    base_model: BaseModel, export_format: ExportFormat, manifest: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Raises `ExportUnfit` when the format cannot hold the architecture; it names what can.
+
+    `manifest`: that of a tuned model, which may pool in another way than its base.
+    """
+    if export_format == "onnx":
+        return
+    if not (folder_of(base_model) / CONFIG_FILE).is_file():
+        raise ExportUnfit(
+            f"{base_model.id!r} has a convolutional stem before its transformer, which neither open_clip nor "
+            "transformers can build; export it as 'onnx'.",
+            param="format",
+        )
+    if export_format == "huggingface":
+        reason = _why_no_clip_model(model_config(base_model, manifest))
+        if reason:
+            raise ExportUnfit(
+                f"transformers' CLIPModel cannot be {base_model.id!r}: {reason}. Export it as 'open_clip' or 'onnx'.",
+                param="format",
+            )
+
+
+def model_config(base_model: BaseModel, manifest: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """open_clip's model_cfg: the base model's, `quick_gelu` with it, and the tuned model's own pooling."""
+    config: dict[str, Any] = json.loads((folder_of(base_model) / CONFIG_FILE).read_text())["model_cfg"]
+    pooling = manifest.get("config", {}).get("pooling")
+    if pooling is not None:
+        config["vision_cfg"]["pool_type"] = _POOL_TYPES[pooling]
+    return config
+
+
+def folder_of(base_model: BaseModel) -> Path:
+    """Where the base model's files are. Raises `BaseModelNotLocal`."""
+    if base_model.folder is None:
+        raise BaseModelNotLocal(f"The files of {base_model.id!r} are not on this machine.", param="model")
+    return base_model.folder
+
+
+def _why_no_clip_model(config: dict[str, Any]) -> str | None:
+    """CLIPModel has a plain vision transformer and OpenAI's text transformer."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if text.get("hf_model_name"):
+        return f"its text tower is {text['hf_model_name']}"
+    if not isinstance(vision.get("layers", 12), int):
+        return "its image tower is a ResNet"
+    if config.get("multimodal_cfg"):
+        return "it has a decoder of captions"
+    for tower, options, known, defaults in (
+        ("image", vision, VISION_OPTIONS, asdict(CLIPVisionCfg())),
+        ("text", text, TEXT_OPTIONS, asdict(CLIPTextCfg())),
+    ):
+        for name, value in options.items():
+            if name not in known and value != defaults.get(name):
+                return f"its {tower} tower has {name} = {value!r}"
+    return None

@@ -1,0 +1,56 @@
+"""A tuned model and a share -> a new model between it and its base (WiSE-FT)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alignclip_core.interpolation import check_alpha, check_unmixed, interpolate_model
+from alignclip_store import models, tables
+from alignclip_store.database import reading, transaction
+from alignclip_store.errors import ModelNotFound
+from alignclip_store.ids import new_id
+from api.errors import RequestInvalid
+from api.model_files import local_folder
+from api.resources import Resources
+
+
+def interpolate(resources: Resources, owner: str, model_id: str, alpha: float) -> tables.Model:
+    """The mixture of the owner's model with its base; the same request again gives the same model.
+
+    Raises `ModelNotFound`, `InterpolationInvalid`, and `RequestInvalid` for a base model.
+    """
+    check_alpha(alpha)
+    if resources.models.find_base_model(model_id) is not None:
+        raise RequestInvalid(f"{model_id!r} is a base model; a tuned model is mixed with its base.", param="model")
+    with reading(resources.engine) as session:
+        source = models.get_model(session, owner, model_id)
+    check_unmixed(source.manifest)
+    name = f"alpha-{float(alpha)!r}"
+    with resources.computing.holding(("variant", source.id, name)):
+        return _find(resources, source, name) or _make(resources, source, name, alpha)
+
+
+def _find(resources: Resources, source: tables.Model, name: str) -> tables.Model | None:
+    with reading(resources.engine) as session:
+        try:
+            return models.get_model(session, source.owner, models.variant_id(source, name))
+        except ModelNotFound:
+            return None
+
+
+def _make(resources: Resources, source: tables.Model, name: str, alpha: float) -> tables.Model:
+    base_model = resources.models.base_model(source.base_model)
+    key = f"models/{new_id('mixture')}"
+    with TemporaryDirectory(dir=resources.settings.home_dir, prefix="mixture-") as folder:
+        mixture = Path(folder) / "model"
+        with local_folder(resources, source) as tuned:
+            manifest = interpolate_model(tuned, base_model, alpha, mixture, source=source.id)
+        uri = resources.artifacts.put_folder(mixture, key)
+    try:
+        with transaction(resources.engine) as session:
+            still = models.get_model(session, source.owner, source.id)  # not deleted meanwhile
+            return models.create_variant(session, still, name=name, artifact_uri=uri, manifest=manifest)
+    except Exception:
+        resources.artifacts.delete(uri)
+        raise
