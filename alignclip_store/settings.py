@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,6 +57,20 @@ class Settings(BaseSettings):
     max_runs_per_job: int = Field(3, ge=1, description="Runs that a job may lose before it fails.")
     keep_checkpoints: int = Field(2, ge=1, description="Resume points kept per job.")
     threads: int | None = Field(None, ge=1, description="CPU threads of a process; unset: torch's default.")
+
+    metrics_access: Literal["key", "open"] = Field(
+        "key", description="Who reads /metrics: an admin's key, or everybody who reaches the port."
+    )
+    allow_private_webhooks: bool = Field(
+        False, description="Let webhooks be http and lead to private addresses; for tests and closed networks."
+    )
+    keep_files_days: float | None = Field(
+        None, gt=0, description="Age at which unused files are deleted; unset: never."
+    )
+    keep_checkpoints_days: float | None = Field(
+        None, gt=0, description="Time after a job's end at which its resume points are deleted; unset: never."
+    )
+    keep_models_days: float | None = Field(None, gt=0, description="Age at which models are deleted; unset: never.")
 
     @property
     def home_dir(self) -> Path:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal, get_args
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -19,7 +20,8 @@ from alignclip_store.errors import TooManyWebhooks, WebhookNotFound
 from alignclip_store.ids import new_id
 from alignclip_store.tables import Delivery, Job, Webhook
 
-EVENT_TYPES = ("fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled")
+EventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 MAX_WEBHOOKS = 20  # of one owner
 RETRY_SECONDS = (5, 30, 120, 600, 3600, 3 * 3600, 8 * 3600)  # after each try that failed; then it is given up
 MAX_ERROR_CHARACTERS = 300

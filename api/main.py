@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from alignclip_store.logs import configure_logging
 from alignclip_store.settings import Settings
 from api.errors import ERROR_ANSWERS, install_error_handlers
+from api.measurements import Measurements, RequestMeter
 from api.middleware import BodyLimit, RequestLog
 from api.resources import open_resources
 from api.routes import (
@@ -26,10 +27,12 @@ from api.routes import (
     health,
     interpolate,
     jobs,
+    metrics,
     models,
     queue,
     similarity,
     stream,
+    webhooks,
 )
 
 DESCRIPTION = """Fine-tune CLIP on your own images without losing other domains and untrained classes (AlignCLIP).
@@ -62,8 +65,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestLog)  # added last, so it stands outside of the others
     install_error_handlers(app)
     app.include_router(health.router)
+    app.state.measurements = Measurements()
+    app.add_middleware(RequestMeter, measurements=app.state.measurements)
+    app.include_router(metrics.router, dependencies=metrics.access(settings))
     # models last: it takes all below its path
-    for routes in (files, jobs, stream, queue, similarity, classify, export, interpolate, api_keys, audit, models):
+    for routes in (files, jobs, stream, queue, webhooks, similarity, classify, export, interpolate, api_keys, audit, models):
         app.include_router(routes.router, responses=ERROR_ANSWERS)
     return app
 

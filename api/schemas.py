@@ -76,9 +76,7 @@ class FinetuneRequest(BaseModel):
     hyperparameters: dict[str, Any] | None = Field(None, deprecated=True, json_schema_extra=_HYPERPARAMETER_SCHEMA)
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="None are supported.")
 
-    priority: int = Field(
-        0, ge=-10, le=10, description="Of all waiting jobs the highest runs first."
-    )
+    priority: int = Field(0, ge=-10, le=10, description="Of all waiting jobs the highest runs first.")
     algorithm: str = Field("alignclip", description="alignclip, or a baseline that shares its trainer.")
     preset: str | None = Field(None, description="Named values; unset: the model card's, then `paper`.")
     class_names: list[Name] | dict[str, Name] | None = Field(

@@ -1,9 +1,13 @@
-"""python -m worker.reaper: returns stale jobs to the queue and wakes workers while jobs wait. Several may run."""
+"""python -m worker.reaper: returns stale jobs to the queue, wakes workers while jobs wait, sends webhooks.
+
+Several may run.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 
 import structlog
@@ -16,6 +20,7 @@ from alignclip_store.logs import configure_logging
 from alignclip_store.queue import create_queue, wake
 from alignclip_store.runs import jobs_to_wake, reap
 from alignclip_store.settings import Settings
+from worker.deliveries import deliver_forever
 
 log = structlog.get_logger()
 
@@ -86,8 +91,11 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     configure_logging()
     settings = Settings()
-    reaper = Reaper(settings, create_engine(settings), create_queue(settings))
+    engine = create_engine(settings)
+    reaper = Reaper(settings, engine, create_queue(settings))
     log.info("reaper_started", reap_seconds=settings.reap_seconds)
+    # Receivers may be slow: what is sent to them must not hold up the rounds. Its thread ends with the process.
+    threading.Thread(target=deliver_forever, args=(engine, settings), name="deliveries", daemon=True).start()
     while True:
         time.sleep(reaper.run_round())
 

@@ -74,9 +74,10 @@ async def classify_images(
     """
     wanted = await read_classify_request(request, resources.settings)
     try:
-        answers = await to_thread.run_sync(
-            classify, resources, owner, model, wanted, limiter=resources.classify_limiter
-        )
+        with request.app.state.measurements.classifying(len(wanted.images)):
+            answers = await to_thread.run_sync(
+                classify, resources, owner, model, wanted, limiter=resources.classify_limiter
+            )
     finally:
         if wanted.form is not None:
             await wanted.form.close()
