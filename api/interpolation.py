@@ -7,16 +7,18 @@ from tempfile import TemporaryDirectory
 
 from alignclip_core.interpolation import check_alpha, check_unmixed, interpolate_model
 from alignclip_store import models, tables
+from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import ModelNotFound
 from alignclip_store.ids import new_id
+from api.authentication import Caller
 from api.errors import RequestInvalid
 from api.model_files import local_folder
 from api.resources import Resources
 
 
-def interpolate(resources: Resources, owner: str, model_id: str, alpha: float) -> tables.Model:
-    """The mixture of the owner's model with its base; the same request again gives the same model.
+def interpolate(resources: Resources, caller: Caller, model_id: str, alpha: float) -> tables.Model:
+    """The mixture of the caller's model with its base; the same request again gives the same model.
 
     Raises `ModelNotFound`, `InterpolationInvalid`, and `RequestInvalid` for a base model.
     """
@@ -24,11 +26,11 @@ def interpolate(resources: Resources, owner: str, model_id: str, alpha: float) -
     if resources.models.find_base_model(model_id) is not None:
         raise RequestInvalid(f"{model_id!r} is a base model; a tuned model is mixed with its base.", param="model")
     with reading(resources.engine) as session:
-        source = models.get_model(session, owner, model_id)
+        source = models.get_model(session, caller.owner, model_id)
     check_unmixed(source.manifest)
     name = f"alpha-{float(alpha)!r}"
     with resources.computing.holding(("variant", source.id, name)):
-        return _find(resources, source, name) or _make(resources, source, name, alpha)
+        return _find(resources, source, name) or _make(resources, caller, source, name, alpha)
 
 
 def _find(resources: Resources, source: tables.Model, name: str) -> tables.Model | None:
@@ -39,7 +41,7 @@ def _find(resources: Resources, source: tables.Model, name: str) -> tables.Model
             return None
 
 
-def _make(resources: Resources, source: tables.Model, name: str, alpha: float) -> tables.Model:
+def _make(resources: Resources, caller: Caller, source: tables.Model, name: str, alpha: float) -> tables.Model:
     base_model = resources.models.base_model(source.base_model)
     key = f"models/{new_id('mixture')}"
     with TemporaryDirectory(dir=resources.settings.home_dir, prefix="mixture-") as folder:
@@ -50,7 +52,10 @@ def _make(resources: Resources, source: tables.Model, name: str, alpha: float) -
     try:
         with transaction(resources.engine) as session:
             still = models.get_model(session, source.owner, source.id)  # not deleted meanwhile
-            return models.create_variant(session, still, name=name, artifact_uri=uri, manifest=manifest)
+            variant = models.create_variant(session, still, name=name, artifact_uri=uri, manifest=manifest)
+            after = {"base_model": variant.base_model, "weights_sha256": manifest["weights_sha256"]}
+            record_change(session, caller.actor, "model.create", variant.id, after=after)
+            return variant
     except Exception:
         resources.artifacts.delete(uri)
         raise

@@ -49,7 +49,9 @@ def explain(
 
 def interpolate(
     model: Annotated[str, typer.Argument(help="A finished model's folder, or the id of a tuned model of the service.")],
-    alpha: Annotated[float, typer.Option(help="Share of the tuned weights: 0 is the base model, 1 the tuned one.")],
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the tuned weights: 0 is the base model, 1 the tuned one.")
+    ],
     output: Annotated[Path | None, typer.Option(help="The new folder; of a folder alone.")] = None,
 ) -> None:
     """Mix a tuned model with its base (WiSE-FT), without training again."""

@@ -44,6 +44,8 @@ def test_mixture_is_a_model_that_says_what_it_is(service, tuned):
     assert (shown.class_names, shown.job_id, shown.alpha) == (source.class_names, source.job_id, 0.25)
     assert made["id"] in [model.id for model in service.openai.models.list()]
     assert source.alpha is None
+    entries = service.http.get("/v1/audit_log").json()["data"]
+    assert ("model.create", made["id"]) in [(entry["action"], entry["object_id"]) for entry in entries]
 
 
 def test_weights_are_the_mean_of_base_and_tuned(service, tuned):

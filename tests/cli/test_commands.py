@@ -74,6 +74,12 @@ def test_jobs_are_listed_newest_first(alignclip, job_id, model_id):
     assert model_id in row
 
 
+def test_tuned_model_is_mixed_with_its_base(alignclip, model_id):
+    mixed = alignclip("interpolate", model_id, "--alpha", "0.5")
+    assert mixed.returncode == 0, mixed.stderr
+    assert mixed.stdout.replace("\n", "") == f"Model: {model_id}:alpha-0.5"
+
+
 def test_models_are_listed_with_the_base_and_the_tuned(alignclip, model_id):
     listed = alignclip("models")
     assert listed.returncode == 0
