@@ -61,7 +61,11 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    app.add_middleware(BodyLimit, limit_of=lambda request: _body_limit(request, settings))
+    app.add_middleware(
+        BodyLimit,
+        limit_of=lambda request: _body_limit(request, settings),
+        max_silence_seconds=settings.max_silence_seconds,
+    )
     app.add_middleware(RequestLog)  # added last, so it stands outside of the others
     install_error_handlers(app)
     app.include_router(health.router)

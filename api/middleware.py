@@ -22,6 +22,7 @@ REQUEST_ID_HEADERS = ("x-request-id", "x-amzn-trace-id")  # the second is huggin
 QUIET_PATHS = ("/healthz", "/readyz")  # asked every few seconds by machines
 DRAIN_SECONDS = 5.0  # a client that is still sending reads a refusal only when its bytes are taken
 DRAIN_BYTES = 64 * 2**20
+MIN_BYTES_PER_SECOND = 1000  # of a body, on average: slower than any line that carries images
 
 log = structlog.get_logger("api")
 
@@ -70,11 +71,15 @@ class RequestLog:
 
 
 class BodyLimit:
-    """Answers 413 to a body over the limit of its route: at once by its Content-Length, else when it gets there."""
+    """Answers 413 to a body over the limit of its route: at once by its Content-Length, else when it gets there.
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[Request], int]) -> None:
+    And 408 to a client that pauses too long while it sends, or that drips its bytes to hold the connection.
+    """
+
+    def __init__(self, app: ASGIApp, limit_of: Callable[[Request], int], max_silence_seconds: float) -> None:
         self.app = app
         self.limit_of = limit_of
+        self.max_silence_seconds = max_silence_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,10 +95,23 @@ class BodyLimit:
             await error_response(request, 413, message, code="body_too_large")(scope, receive, send)
             return
         num_bytes = 0
+        is_complete = False
+        waited_seconds = 0.0  # for the client alone: time that we ourselves take is not its fault
 
         async def receive_counted() -> Message:
-            nonlocal num_bytes
-            message = await receive()
+            nonlocal num_bytes, is_complete, waited_seconds
+            if is_complete:  # now it waits for the client to go away
+                return await receive()
+            left_seconds = self.max_silence_seconds + num_bytes / MIN_BYTES_PER_SECOND - waited_seconds
+            started = anyio.current_time()
+            try:
+                with anyio.fail_after(max(min(self.max_silence_seconds, left_seconds), 0.0)):
+                    message = await receive()
+            except TimeoutError as error:
+                text = f"The body came too slowly: {num_bytes:,} bytes, then nothing in time."
+                raise HTTPException(408, text, headers={"Connection": "close"}) from error
+            waited_seconds += anyio.current_time() - started
+            is_complete = not message.get("more_body", False)
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:
                 raise HTTPException(413, f"The body is over the {limit:,} bytes that {request.url.path} takes.")

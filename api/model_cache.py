@@ -140,8 +140,17 @@ class ModelCache:
             torch.set_num_threads(settings.threads)
 
     def base_model(self, model_id: str) -> BaseModel:
-        """The card of a local base model. Raises `BaseModelUnknown` or `BaseModelNotLocal`."""
-        return find_base_model(model_id, self._settings.models_location)
+        """The card of a local base model that the operator allows. Raises `BaseModelUnknown` or `BaseModelNotLocal`."""
+        card = find_base_model(model_id, self._settings.models_location)
+        if not self.allows(card):
+            allowed = ", ".join(self._settings.allowed_base_models or ()) or "none"
+            raise BaseModelUnknown(f"This service does not allow {model_id!r}; it allows: {allowed}.", param="model")
+        return card
+
+    def allows(self, base_model: BaseModel) -> bool:
+        """Whether the operator lets this base model be used."""
+        allowed = self._settings.allowed_base_models
+        return allowed is None or base_model.id in allowed
 
     def find_base_model(self, model_id: str) -> BaseModel | None:
         """The card of a local base model, or None: the id may be a tuned model's.

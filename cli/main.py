@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from alignclip_core.errors import AlignClipError
 from alignclip_store.errors import StoreError
-from cli import models
+from cli import keys, models
 from cli.classify import classify
 from cli.doctor import doctor
 from cli.environment import load_settings
@@ -52,6 +52,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 if __name__ == "__main__":
     app()

@@ -21,7 +21,7 @@ def list_models(owner: OwnerDep, resources: ResourcesDep) -> ListAnswer[ModelAns
     cards = list_base_models(resources.settings.models_location)
     with reading(resources.engine) as session:
         tuned = models.list_models(session, owner)
-    answers = [ModelAnswer.of_base(card) for card in cards if card.is_local]
+    answers = [ModelAnswer.of_base(card) for card in cards if card.is_local and resources.models.allows(card)]
     return page(answers + [ModelAnswer.of_tuned(row) for row in tuned], has_more=False)
 
 
