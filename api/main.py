@@ -22,6 +22,7 @@ from api.routes import (
     api_keys,
     audit,
     classify,
+    estimate,
     export,
     files,
     health,
@@ -73,7 +74,21 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMeter, measurements=app.state.measurements)
     app.include_router(metrics.router, dependencies=metrics.access(settings))
     # models last: it takes all below its path
-    for routes in (files, jobs, stream, queue, webhooks, similarity, classify, export, interpolate, api_keys, audit, models):
+    for routes in (
+        files,
+        jobs,
+        estimate,
+        stream,
+        queue,
+        webhooks,
+        similarity,
+        classify,
+        export,
+        interpolate,
+        api_keys,
+        audit,
+        models,
+    ):
         app.include_router(routes.router, responses=ERROR_ANSWERS)
     return app
 

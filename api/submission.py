@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import DatasetLayout, read_layout
 from alignclip_core.dataset.splits import resolve_class_names, split_dataset
@@ -55,6 +56,20 @@ def _find_repeated(resources: Resources, owner: str, delivery: Delivery) -> tabl
 
 def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, tables.Similarity]:
     """Everything that is checked and computed before a row is written."""
+    config, base_model = check_request(resources, owner, request)
+    similarity = class_similarity.find_or_compute(
+        resources,
+        owner,
+        base_model,
+        tuple(config.class_names.values()),
+        config.templates,
+        hyphens_to_spaces=config.hyphens_to_spaces,
+    )
+    return config, similarity
+
+
+def check_request(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, BaseModel]:
+    """The complete config of a request, and its base model. Raises whatever makes the request impossible."""
     base_model = resources.models.base_model(request.model)
     training = _read_dataset(resources, owner, request.training_file, param="training_file")
     validation = None
@@ -72,15 +87,7 @@ def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tupl
     if request.n_epochs is not None:
         steps_per_epoch = math.ceil(len(split.train) / config.global_batch_size)
         config = replace(config, num_steps=request.n_epochs * steps_per_epoch)
-    similarity = class_similarity.find_or_compute(
-        resources,
-        owner,
-        base_model,
-        tuple(config.class_names.values()),
-        config.templates,
-        hyphens_to_spaces=config.hyphens_to_spaces,
-    )
-    return config, similarity
+    return config, base_model
 
 
 def _insert(

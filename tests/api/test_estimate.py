@@ -1,0 +1,54 @@
+"""What a fine-tune would take."""
+
+import pytest
+
+from alignclip_store import runs
+
+
+def estimate(service, file_id, **fields):
+    body = {"model": "tiny", "training_file": file_id, "num_steps": 100, "batch_size": 8, **fields}
+    return service.http.post("/v1/fine_tuning/estimate", json=body)
+
+
+@pytest.fixture(scope="module")
+def lonely_service(start_service):
+    """A service whose measured speed is this module's alone; one job may wait."""
+    return start_service(max_queued_jobs=1)
+
+
+def test_an_estimate_queues_nothing_and_learns_from_what_was_measured(lonely_service, archive):
+    service = lonely_service
+    file_id = service.upload(archive)
+    first = estimate(service, file_id).json()
+    assert (first["num_steps"], first["batch_size"], first["measured_on"]) == (100, 8, None)
+    assert first["allowed_to_proceed"] is True
+    assert service.openai.fine_tuning.jobs.list().data == []
+
+    job = service.openai.fine_tuning.jobs.create(model="tiny", training_file=file_id)
+    refused = estimate(service, file_id).json()
+    assert refused["allowed_to_proceed"] is False
+    assert "1 jobs wait already" in refused["reasons"][0]
+
+    claim = service.claim(job.id)
+    service.write(runs.start_training, claim)
+    values = {"images_per_second": first["images_per_second"] * 2}
+    service.write(runs.record_metrics, claim, [{"step": 1, "kind": "train", "values": values}])
+    measured = estimate(service, file_id).json()
+    assert measured["measured_on"] == "cpu"
+    assert measured["wall_seconds"] < first["wall_seconds"]
+    assert measured["start_estimate"] is not None
+    service.write(runs.finish, claim, "cancelled")
+
+
+def test_memory_grows_with_the_batch_and_the_alignment_and_disk_does_not(service, file_id):
+    small, large = (estimate(service, file_id, batch_size=size).json() for size in (4, 8))
+    assert large["peak_gpu_bytes"] > small["peak_gpu_bytes"] > 0
+    assert large["disk_bytes"] == small["disk_bytes"] > 0
+    plain = estimate(service, file_id, batch_size=8, algorithm="finetune").json()
+    assert plain["peak_gpu_bytes"] < large["peak_gpu_bytes"]
+
+
+def test_a_body_that_makes_no_job_makes_no_estimate(service, file_id):
+    answer = estimate(service, file_id, unseen_classes=["unicorn"])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "unseen_classes")
+    assert estimate(service, "file-none").json()["error"]["param"] == "training_file"
