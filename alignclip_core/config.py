@@ -18,9 +18,10 @@ from alignclip_core.errors import ConfigInvalid
 
 Algorithm = Literal["alignclip", "clipood", "finetune", "label_smoothing", "zero_shot"]
 AttentionTarget = Literal["dv", "main"]
-Averaging = Literal["bma", "none"]
+Averaging = Literal["bma", "swad", "none"]
 DvStructure = Literal["dv", "vvv", "kkv", "qqv", "qqq", "qkk"]
 KlDirection = Literal["paper", "target_first"]
+Pooling = Literal["class_token", "average"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SmoothingTarget = Literal["similarity", "uniform"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -68,6 +69,7 @@ class FinetuneConfig:
     warmup_steps: int = 0
     gradient_clip: float | None = None  # largest gradient norm; None: no clipping
     precision: Precision = "auto"  # of the forward pass; weights and losses are fp32. auto: bf16 on CUDA, else fp32
+    pooling: Pooling | None = None  # class_token, or average: the mean of the patches (table 9); None: the model's own
     frozen_modules: tuple[str, ...] = ()  # prefixes of image-tower parameters that stay as they are
 
     # Eq 1
@@ -94,9 +96,12 @@ class FinetuneConfig:
     similarity_scale: float = 1.0  # multiplier before the softmax over class similarities (B.5)
     keep_diagonal: bool = True  # the true class keeps its share of S'; False: dropped, as the authors' code
 
-    # Beta moving average
+    # The average over the run: the beta moving average, or SWAD's over the valley of the validation loss
     averaging: Averaging = "bma"
     bma_beta: float = 0.5  # β of Beta(β, β)
+    swad_converge: int = 3  # evaluations of which the first must be the best, for the valley to begin
+    swad_tolerance: int = 6  # evaluations that must all be above the threshold, for the valley to end
+    swad_ratio: float = 0.3  # how far the threshold lies above the mean loss at the beginning, as a share
 
     # Images
     crop_scale: tuple[float, float] = (0.7, 1.0)  # share of the area that a random resized crop keeps
@@ -235,6 +240,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "averaging": get_args(Averaging),
     "dv_structure": get_args(DvStructure),
     "kl_direction": get_args(KlDirection),
+    "pooling": get_args(Pooling),
     "precision": get_args(Precision),
     "smoothing_target": get_args(SmoothingTarget),
     "interpolation": get_args(Interpolation),
@@ -259,6 +265,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "smoothing": (0.0, 0.5),
     "similarity_scale": (0.0, 1e4),
     "bma_beta": (1e-3, 1e3),
+    "swad_converge": (1, 1000),
+    "swad_tolerance": (1, 1000),
+    "swad_ratio": (0.0, 1e3),
     "evaluate_every_steps": (1, 10_000_000),
     "checkpoint_every_steps": (1, 10_000_000),
     "log_every_steps": (1, 10_000_000),
@@ -272,7 +281,7 @@ _LISTS = tuple(f.name for f in fields(FinetuneConfig) if f.type == "tuple[str, .
 
 def _check(config: FinetuneConfig) -> None:
     for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
+        if getattr(config, name) not in choices and not (getattr(config, name) is None and name in _OPTIONAL):
             raise ConfigInvalid(f"{name} is {getattr(config, name)!r}; it may be {', '.join(choices)}.", param=name)
     for name in _TRUTHS:
         if not isinstance(getattr(config, name), bool):
@@ -285,6 +294,10 @@ def _check(config: FinetuneConfig) -> None:
         raise ConfigInvalid(
             f"warmup_steps is {config.warmup_steps}; it must be fewer than num_steps, {config.num_steps}.",
             param="warmup_steps",
+        )
+    if config.pooling is not None and config.num_steps == 0:
+        raise ConfigInvalid(
+            "pooling changes what the tower computes; without steps to train, leave it out.", param="pooling"
         )
     _check_crop_scale(config.crop_scale)
     _check_templates(config.templates)

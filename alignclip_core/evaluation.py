@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from alignclip_core.dataset.layout import Sample
 from alignclip_core.dataset.splits import EvaluationGroup
+from alignclip_core.method.misalignment import class_misalignment
+from alignclip_core.method.similarity import class_similarity
 
 Evaluation = dict[str, Any]
-"""{"accuracy", "loss", "num_images", "standard_error", "per_class": {folder: accuracy}, "per_domain": {domain: ...}}"""
+"""{"accuracy", "loss", "num_images", "standard_error", "per_class": {folder: accuracy}, "per_domain": {domain: ...}},
+the fields of `ClassMisalignment` that are not None and, where it was measured, "attention" (`mean_divergences`)"""
 Evaluations = dict[str, dict[str, Evaluation]]
 """{"trained_domains" | "test_domains": {"trained_classes" | "unseen_classes" | "all_classes": Evaluation}}"""
 
@@ -60,6 +64,7 @@ def evaluate(
         own_embeddings = class_embeddings.float().cpu()[[columns[name] for name in group.label_space]]
         evaluations.setdefault(group.domains, {})[group.classes] = _evaluate_group(
             logit_scale * features @ own_embeddings.T,
+            class_similarity(own_embeddings),
             [samples[index] for index in group.indices],
             group.label_space,
         )
@@ -96,12 +101,16 @@ def harmonic_mean(evaluations: Mapping[str, Evaluation]) -> float | None:
 
 
 def _evaluate_group(
-    logits: Float[Tensor, "images classes"], samples: Sequence[Sample], label_space: Sequence[str]
+    logits: Float[Tensor, "images classes"],
+    cosine: Float[Tensor, "classes classes"],
+    samples: Sequence[Sample],
+    label_space: Sequence[str],
 ) -> Evaluation:
     columns = {name: column for column, name in enumerate(label_space)}
     labels = torch.tensor([columns[sample.class_name] for sample in samples])
     hits = (logits.argmax(dim=1) == labels).tolist()
     accuracy = sum(hits) / len(hits)
+    misalignment = asdict(class_misalignment(logits, labels, cosine))
     return {
         "accuracy": accuracy,
         "loss": torch.nn.functional.cross_entropy(logits, labels).item(),
@@ -109,6 +118,7 @@ def _evaluate_group(
         "standard_error": math.sqrt(accuracy * (1 - accuracy) / len(hits)),  # binomial
         "per_class": _mean_by((sample.class_name for sample in samples), hits),
         "per_domain": _mean_by((sample.domain for sample in samples), hits),
+        **{name: value for name, value in misalignment.items() if value is not None},
     }
 
 

@@ -44,6 +44,7 @@ def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch
     saved = load_model(folder)
     _check_base(saved.manifest, base_model)
     encoder = build_image_encoder(base_model, device)
+    encoder.pool_by(saved.manifest["config"].get("pooling"))
     try:
         encoder.load_state_dict(saved.weights)
     except RuntimeError as error:

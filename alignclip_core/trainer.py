@@ -17,9 +17,10 @@ from torch.func import functional_call
 
 from alignclip_core.algorithms import StepOutput, make_algorithm
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.layout import Sample
 from alignclip_core.dataset.splits import EvaluationGroup, Split
 from alignclip_core.encoder import ImageEncoder
-from alignclip_core.errors import TrainingDiverged
+from alignclip_core.errors import ConfigInvalid, TrainingDiverged
 from alignclip_core.evaluation import (
     SOURCE_VALIDATION,
     Evaluation,
@@ -30,10 +31,12 @@ from alignclip_core.evaluation import (
 )
 from alignclip_core.images import ImageLimits
 from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training, normalise
-from alignclip_core.method.averaging import BetaMovingAverage
+from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
+from alignclip_core.misalignment import MAX_IMAGES, AttentionMisalignment, Divergences, mean_divergences
 from alignclip_core.run_dir import ClassSimilarity, Record
 
 EVALUATIONS_A_RUN = 10
+EVALUATIONS_A_RUN_FOR_SWAD = 50  # its average begins and ends at evaluations
 CHECKPOINTS_A_RUN = 4
 EVALUATION_BATCH_SIZE = 32
 SPEED_WINDOW = 20  # steps over which images/s is averaged
@@ -66,6 +69,7 @@ class Trainer:
         self._device = next(encoder.parameters()).device
         self._class_embeddings = torch.from_numpy(similarity.class_embeddings)
         self._logit_scale = config.logit_scale or encoder.logit_scale
+        encoder.pool_by(config.pooling)
         self._parameters = encoder.train_all_but(config.frozen_modules)
         self._algorithm = make_algorithm(encoder, similarity, config)
         self._optimizer = torch.optim.AdamW(
@@ -74,11 +78,8 @@ class Trainer:
         precision = _precision(config, self._device)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=precision == "fp16")
-        self._average = (
-            BetaMovingAverage(self._parameters, config.num_steps, config.bma_beta)
-            if config.averaging == "bma"
-            else None
-        )
+        self._average = make_average(self._parameters, config)
+        self._check_average()
         self._training_set = _training_set(split, config, inputs, encoder, limits)
 
     def fit(self, after_batch: Callable[[], None] = lambda: None) -> Iterator[Record]:
@@ -89,10 +90,12 @@ class Trainer:
         asking for the next. What `after_batch` raises ends an evaluation, and with it the loop, at its step.
         Raises `TrainingDiverged` and `ImageRejected`.
         """
-        evaluate_every = _every(self.config.evaluate_every_steps, self.config, EVALUATIONS_A_RUN)
+        evaluate_every = self._evaluate_every
         checkpoint_every = _every(self.config.checkpoint_every_steps, self.config, CHECKPOINTS_A_RUN)
         step_seconds: deque[float] = deque(maxlen=SPEED_WINDOW)
         last_step = self.config.num_steps
+        if self.step % evaluate_every == 0 or self.step == last_step:
+            self._end_segment(after_batch)  # where a stop came before it
         started = time.perf_counter()
         for batch in self._batches():
             values = self._train_step(batch)
@@ -102,7 +105,10 @@ class Trainer:
             if self.step % evaluate_every == 0 and self.step < last_step:
                 num_images = self._num_watched_images(evaluate_every)
                 found = self.evaluate_source_validation(self.weight_sets, num_images, after_batch)
+                self._end_segment(after_batch, found)
                 yield Record(step=self.step, kind="evaluation", values=found)
+            if self.step == last_step:
+                self._end_segment(after_batch)
             if self.step % checkpoint_every == 0 or self.step == last_step:
                 yield Record(step=self.step, kind="checkpoint", values={})
             started = time.perf_counter()
@@ -110,7 +116,7 @@ class Trainer:
     @property
     def weight_sets(self) -> tuple[str, ...]:
         """Names of the weights that can be evaluated; the last is what is kept in the end."""
-        return ("raw",) if self._average is None else ("raw", "bma")
+        return ("raw",) if self._average is None else ("raw", self.config.averaging)
 
     def evaluate_source_validation(
         self,
@@ -149,20 +155,46 @@ class Trainer:
                 return functional_call(self.encoder, parameters, (normalised,))  # type: ignore[no-any-return]
 
         samples = self._split.samples
-        images = iterate_evaluation(
-            self._inputs,
-            [samples[index] for index in evaluated_indices(groups)],
-            self.encoder.preprocess,
-            self._limits,
-            EVALUATION_BATCH_SIZE,
-            self._num_threads,
-        )
+        images = self._evaluation_images([samples[index] for index in evaluated_indices(groups)])
         features = encode_images(encode, images, after_batch)
         if not torch.isfinite(features).all():
             raise _diverged(self.step, "the image features", self.config)
         return evaluate(
             features, samples, groups, self._class_embeddings, tuple(self.config.class_names), self._logit_scale
         )
+
+    def evaluate_zero_shot(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
+        """Every group with the weights before training and the base model's own pooling."""
+        self.encoder.pool_by(None)
+        try:
+            return self.evaluate_whole(after_batch)
+        finally:
+            self.encoder.pool_by(self.config.pooling)
+
+    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
+        """Every group with the weights that are kept; source validation says where the tower looks, too."""
+        found = self.evaluate(self._split.groups, after_batch=after_batch)
+        domains, classes = SOURCE_VALIDATION
+        if classes in found.get(domains, {}):
+            found[domains][classes]["attention"] = self._attention_misalignment(after_batch)
+        return found
+
+    def _attention_misalignment(self, after_batch: Callable[[], None]) -> dict[str, Any]:
+        """Over an even sample of the source validation images."""
+        samples = [self._split.samples[index] for index in _even_sample(self._split.validation, MAX_IMAGES)]
+        rows = {name: row for row, name in enumerate(self.config.class_names)}
+        texts = self._class_embeddings[[rows[sample.class_name] for sample in samples]].to(self._device)
+        looking = AttentionMisalignment(self.encoder, self.config)
+        parameters = {f"encoder.{name}": value for name, value in self.finished_parameters().items()}
+        divergences: list[Divergences] = []
+        for images in self._evaluation_images(samples):
+            done = sum(len(batch.attention) for batch in divergences)
+            with self._autocast():
+                normalised = normalise(images.to(self._device), self.encoder.preprocess)
+                batch = (normalised, texts[done : done + len(images)])
+                divergences.append(functional_call(looking, parameters, batch))
+            after_batch()
+        return mean_divergences(divergences)
 
     def check_weights(self) -> None:
         """Raises `TrainingDiverged` when a weight is not finite: a gradient can be infinite where the loss is not."""
@@ -204,6 +236,34 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["random_cuda"])
         self.step = state["step"]
 
+    def _evaluation_images(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
+        return iterate_evaluation(
+            self._inputs, samples, self.encoder.preprocess, self._limits, EVALUATION_BATCH_SIZE, self._num_threads
+        )
+
+    @property
+    def _evaluate_every(self) -> int:
+        times_a_run = EVALUATIONS_A_RUN_FOR_SWAD if self.config.averaging == "swad" else EVALUATIONS_A_RUN
+        return _every(self.config.evaluate_every_steps, self.config, times_a_run)
+
+    def _check_average(self) -> None:
+        has_validation = any((group.domains, group.classes) == SOURCE_VALIDATION for group in self._split.groups)
+        if isinstance(self._average, ValleyAverage) and not has_validation:
+            raise ConfigInvalid(
+                "averaging swad follows the loss on validation images, and there are none; give validation_fraction "
+                "or a validation set, or another averaging.",
+                param="averaging",
+            )
+
+    def _end_segment(self, after_batch: Callable[[], None], found: Mapping[str, Evaluation] | None = None) -> None:
+        """Tell SWAD the validation loss of the weights as they are, unless it knows."""
+        if not isinstance(self._average, ValleyAverage) or not self._average.has_open_segment:
+            return
+        if found is None:
+            num_images = self._num_watched_images(self._evaluate_every)
+            found = self.evaluate_source_validation(("raw",), num_images, after_batch)
+        self._average.end_segment(found["raw"]["loss"])
+
     @property
     def _num_threads(self) -> int:
         """Of the loader. On the CPU the trainer itself uses every core."""
@@ -244,6 +304,7 @@ class Trainer:
         self.step += 1
         if self._average is not None:
             self._average.update(self._parameters)
+        if isinstance(self._average, BetaMovingAverage):
             values["bma_weight"] = self._average.share
         return values | {"learning_rate": learning_rate}
 

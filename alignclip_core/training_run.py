@@ -82,7 +82,7 @@ class TrainingRun:
         """The accuracy of the base model; a run that goes on has it already."""
         if self._zero_shot is None:
             self._say("phase", {"phase": "evaluating_zero_shot"})
-            self._zero_shot = self._trainer.evaluate(self._split.groups, after_batch=self._raise_if_stopped)
+            self._zero_shot = self._trainer.evaluate_zero_shot(self._raise_if_stopped)
             self._say_evaluation({"zero_shot": self._zero_shot}, {})
 
     def fit(self) -> None:
@@ -107,7 +107,7 @@ class TrainingRun:
         tuned = self._zero_shot
         if self._config.num_steps:
             self._say("phase", {"phase": "evaluating"})
-            tuned = self._trainer.evaluate(self._split.groups, after_batch=self._raise_if_stopped)
+            tuned = self._trainer.evaluate_whole(self._raise_if_stopped)
             *others, kept = self._trainer.weight_sets
             self._say_evaluation(
                 {kept: tuned}, self._trainer.evaluate_source_validation(others, after_batch=self._raise_if_stopped)
@@ -211,7 +211,9 @@ def _check_same_run(name: str, manifest: dict[str, Any], config: FinetuneConfig,
     """A checkpoint of other settings would give neither run's weights."""
     now = config.to_json() | {"similarity": similarity.sha256}
     then = manifest["config"] | {"similarity": manifest["similarity_sha256"]}
-    for field in now.keys() - MAY_CHANGE:
+    # SWAD averages from evaluation to evaluation.
+    may_change = MAY_CHANGE - {"evaluate_every_steps"} if config.averaging == "swad" else MAY_CHANGE
+    for field in now.keys() - may_change:
         if now[field] != then.get(field):
             raise ConfigInvalid(
                 f"Checkpoint {name} was made with {field}={then.get(field)}, the config says {now[field]}; "

@@ -69,7 +69,12 @@ class TrainingProgress:
 
     def show_evaluation(self, step: int, values: Mapping[str, Any]) -> None:
         """The values of an evaluation record: accuracy of each set of weights on source validation."""
-        words = {"zero_shot": "zero-shot", "raw": "weights as they are", "bma": "averaged weights"}
+        words = {
+            "zero_shot": "zero-shot",
+            "raw": "weights as they are",
+            "bma": "averaged weights",
+            "swad": "averaged weights",
+        }
         parts = [f"{words[name]} {values[name]['accuracy']:.1%}" for name in words if values.get(name)]
         if parts:
             self.say("info", f"step {step}: validation accuracy: {', '.join(parts)}")

@@ -71,7 +71,7 @@ def checkpoint_metrics(latest: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     if train := latest.get("train"):
         metrics |= {"train_loss": train.get("loss"), "train_mean_token_accuracy": train.get("accuracy")}
     evaluations = latest.get("evaluation", {})
-    for weights in ("bma", "raw", "zero_shot"):  # the first that was evaluated is the one that would serve
+    for weights in ("bma", "swad", "raw", "zero_shot"):  # the first that was evaluated is the one that would serve
         if evaluation := evaluations.get(weights):
             accuracy = evaluation.get("accuracy")
             metrics |= {

@@ -11,7 +11,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignclip_core.config import FinetuneConfig
+from alignclip_core.config import FinetuneConfig, Pooling
 from alignclip_core.encoder.blocks import run_block, run_dv_block
 from alignclip_core.errors import BaseModelUnfit, ConfigInvalid
 from alignclip_core.images import Preprocessing
@@ -66,7 +66,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, visual: nn.Module, *, logit_scale: float, preprocess: Preprocessing) -> None:
         """Raises `BaseModelUnfit` for a tower that is no plain vision transformer."""
         super().__init__()
-        self.visual: Any = _fitting(visual)
+        self.visual: Any = self._fitting(visual)
+        self._own_pooling: Any = getattr(visual, "pool_type", None)
         self.logit_scale = logit_scale  # 1/τ of the checkpoint
         self.preprocess = preprocess
         self._fixed = {name for name, value in self.named_parameters() if not value.requires_grad}
@@ -78,6 +79,15 @@ class ImageEncoder(nn.Module):
     @property
     def num_blocks(self) -> int:
         return len(self.visual.transformer.resblocks)
+
+    @staticmethod
+    def _fitting(visual: nn.Module) -> VisionTransformer:
+        """The tower, if this class can run it."""
+        return _fitting(visual)
+
+    def pool_by(self, pooling: Pooling | None) -> None:
+        """Image features from the class token or from the mean of the projected patches; None: the checkpoint's own."""
+        self.visual.pool_type = {"class_token": "tok", "average": "avg", None: self._own_pooling}[pooling]
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Image features of unit length, fp32; equal to open_clip's `encode_image(images, normalize=True)`."""

@@ -160,7 +160,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
         ("validation_fraction", 1.0, "between 0 and 0.9"),
         ("precision", "fp8", "auto, fp32, bf16, fp16"),
         ("kl_direction", "other", "paper, target_first"),
-        ("averaging", "ema", "bma, none"),
+        ("averaging", "ema", "bma, swad, none"),
         ("keep_diagonal", 1, "true or false"),
         ("horizontal_flip", "yes", "true or false"),
         ("crop_scale", (0.9, 0.5), "low <= high"),

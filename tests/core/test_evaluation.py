@@ -97,3 +97,13 @@ def test_the_headline_says_nothing_about_what_was_not_evaluated():
 
 def test_two_accuracies_of_zero_have_the_harmonic_mean_zero():
     assert harmonic_mean({"trained_classes": evaluation(0.0), "unseen_classes": evaluation(0.0)}) == 0.0
+
+
+def test_an_evaluation_says_how_sensible_its_mistakes_are():
+    # Among all, sample 1 (a cat) is taken for a cow and sample 3 (a dog) for a cat.
+    embeddings = torch.tensor([[1.0, 0, 0], [0.8, 0.6, 0], [0, 0, 1.0]])
+    groups = [group("all_classes", (0, 1, 2, 3, 4), CLASSES)]
+    found = evaluate(LOOKS, SAMPLES, groups, embeddings, CLASSES, 10.0)["trained_domains"]["all_classes"]
+    assert found["error_similarity"] == pytest.approx((0.8 + 0.0) / 2, abs=1e-6)
+    assert found["mean_class_similarity"] == pytest.approx(0.8 / 3, abs=1e-6)
+    assert "top5_coherence" not in found  # of three classes

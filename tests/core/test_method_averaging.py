@@ -5,7 +5,7 @@ import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from alignclip_core.method.averaging import BetaMovingAverage, bma_weights
+from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, bma_weights
 
 
 def walk(num_steps: int) -> list[dict[str, torch.Tensor]]:
@@ -117,3 +117,110 @@ def test_average_refuses_other_parameters_and_a_step_too_many():
     average.update(state)
     with pytest.raises(ValueError, match="made for 1 steps"):
         average.update(state)
+
+
+# SWAD
+
+
+def swad_reference(states, losses, every, num_converge, num_tolerance, ratio):
+    """Algorithm 1 of the paper with segments as its code has them: (first, last) evaluation of the mean, or None.
+
+    `losses[i]` is that of the state after (i + 1) * every steps.
+    """
+    for now in range(len(losses)):
+        first = now - num_converge + 1
+        window = losses[max(first, 0) : now + 1]
+        if first >= 0 and losses[first] == min(window):
+            threshold = (1 + ratio) * sum(window) / num_converge
+            break
+    else:
+        return None
+    last = first
+    for index in range(first + 1, len(losses)):
+        patience = losses[index : index + num_tolerance]
+        if min(patience) > threshold:
+            break
+        last = index
+    return first, last
+
+
+def swad_of(states, losses, every, **settings):
+    average = ValleyAverage(states[0], **settings)
+    for step, state in enumerate(states[1:], start=1):
+        average.update(state)
+        if step % every == 0:
+            average.end_segment(losses[step // every - 1])
+    return average
+
+
+VALLEY = [3.0, 2.0, 1.0, 1.1, 1.2, 1.0, 1.3, 1.6, 1.2, 1.9, 2.0, 2.2, 2.1, 1.0, 0.9]
+CURVES = {
+    "one valley, dead at its end": VALLEY,
+    "still in the valley": VALLEY[:8],
+    "its last evaluations are above the threshold": VALLEY[:11],
+    "better and better": [5.0, 4.0, 3.0, 2.0, 1.0],
+    "never converged": [3.0, 2.5, 2.0, 1.5],
+    "best at once": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+}
+
+
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("settings", [(3, 6, 0.3), (3, 3, 0.3), (2, 4, 0.1), (4, 2, 0.2)], ids=str)
+def test_swad_is_the_mean_of_every_step_of_the_valley(curve, settings):
+    losses, every = CURVES[curve], 3
+    states = walk(num_steps=every * len(losses))
+    num_converge, num_tolerance, ratio = settings
+    found = swad_of(
+        states, losses, every, num_converge=num_converge, num_tolerance=num_tolerance, tolerance_ratio=ratio
+    )
+    span = swad_reference(states, losses, every, *settings)
+    first, last = span or (len(losses) - 1,) * 2  # not converged: the newest segment, as the code of SWAD
+    steps = states[first * every + 1 : (last + 1) * every + 1]
+    assert_close(found.parameters, weighted_mean(steps, [1.0] * len(steps)), atol=1e-6, rtol=0)
+
+
+def test_swad_takes_nothing_in_after_the_valley_has_ended():
+    states = walk(num_steps=45)
+    average = swad_of(states, VALLEY, 3, num_converge=3, num_tolerance=4, tolerance_ratio=0.3)
+    assert average.is_complete
+    assert average.num_steps_averaged == 3 * 7  # evaluations 2..8 of the curve
+    before = {name: value.clone() for name, value in average.parameters.items()}
+    average.update(states[0])
+    average.end_segment(0.0)
+    assert_close(average.parameters, before, atol=0, rtol=0)
+
+
+def test_swad_before_its_first_evaluation_is_the_mean_of_the_steps_so_far():
+    states = walk(num_steps=2)
+    average = ValleyAverage(states[0])
+    assert_close(average.parameters, states[0])
+    average.end_segment(1.0)  # no step was taken: nothing ends
+    for state in states[1:]:
+        average.update(state)
+    assert_close(average.parameters, weighted_mean(states[1:], [1.0, 1.0]))
+
+
+@pytest.mark.parametrize("stop", [1, 4, 10, 24, 40])
+def test_swad_that_is_saved_and_loaded_goes_on_bit_for_bit(tmp_path, stop):
+    states = walk(num_steps=45)
+    straight, first, resumed = (ValleyAverage(states[0]) for _ in range(3))
+    for step, state in enumerate(states[1:], start=1):
+        running = first if step <= stop else resumed
+        for average in (straight, running):
+            average.update(state)
+            if step % 3 == 0:
+                average.end_segment(VALLEY[step // 3 - 1])
+        if step == stop:
+            torch.save(first.state_dict(), tmp_path / "average.pt")
+            resumed.load_state_dict(torch.load(tmp_path / "average.pt", weights_only=True))
+    assert_close(resumed.parameters, straight.parameters, atol=0, rtol=0)
+    assert resumed.num_steps_averaged == straight.num_steps_averaged
+
+
+def test_swad_refuses_the_state_of_other_settings_and_parameters():
+    state = walk(num_steps=0)[0]
+    saved = ValleyAverage(state, num_converge=4).state_dict()
+    with pytest.raises(ValueError, match="num_converge=4, not 3"):
+        ValleyAverage(state).load_state_dict(saved)
+    with pytest.raises(ValueError, match="bias"):
+        ValleyAverage({"weight": state["weight"]}, num_converge=4).load_state_dict(saved)

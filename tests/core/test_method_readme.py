@@ -8,7 +8,7 @@ from pathlib import Path
 import alignclip_core
 
 FOLDER = Path(alignclip_core.__file__).parent
-MODULES = ("similarity", "attention", "losses", "averaging")
+MODULES = ("similarity", "attention", "losses", "averaging", "misalignment")
 
 
 def public_names(module_name: str) -> set[str]:
@@ -16,7 +16,7 @@ def public_names(module_name: str) -> set[str]:
     return {
         name for name, value in vars(module).items()
         if not name.startswith("_") and inspect.getmodule(value) is module
-        and (inspect.isfunction(value) or name == "BetaMovingAverage")
+        and (inspect.isfunction(value) or name in ("BetaMovingAverage", "ValleyAverage"))
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from alignclip_core.checkpoint import load_checkpoint, save_checkpoint
 from alignclip_core.dataset.layout import list_folder, read_layout
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
-from alignclip_core.errors import TrainingDiverged
+from alignclip_core.errors import ConfigInvalid, TrainingDiverged
 from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_core.loading import normalise
 from alignclip_core.method.averaging import bma_weights
@@ -61,8 +61,9 @@ def copies(tensors) -> dict:
         {"algorithm": "alignclip"},
         {"algorithm": "alignclip", "precision": "bf16", "gradient_clip": 1.0, "num_loader_workers": 1},
         {"algorithm": "finetune", "warmup_steps": 3, "precision": "fp16"},
+        {"averaging": "swad", "evaluate_every_steps": 1, "pooling": "average"},
     ],
-    ids=["alignclip", "bf16", "finetune-fp16"],
+    ids=["alignclip", "bf16", "finetune-fp16", "swad-average-pooling"],
 )
 def test_a_run_that_stops_and_goes_on_equals_one_that_does_not_bit_for_bit(make_run, make_trainer, tmp_path, fields):
     run_dir = make_run(**fields)
@@ -174,6 +175,80 @@ def test_without_averaging_the_last_weights_are_kept(make_trainer):
     assert trainer.weight_sets == ("raw",)
     parameters = trainer.state_dict()["parameters"]
     assert torch.equal(trainer.finished_weights()["visual.proj"], parameters["visual.proj"])
+
+
+def test_swad_keeps_the_mean_of_the_steps_from_its_first_evaluation_on(make_trainer):
+    # The valley begins at once, and at this rate no loss leaves it.
+    trainer = make_trainer(averaging="swad", swad_converge=1, evaluate_every_steps=2, learning_rate=1e-5)
+    seen, told = [], {}
+    for record in trainer.fit():
+        told[record.kind] = record.values
+        if record.kind == "train":
+            seen.append(copies(trainer.state_dict()["parameters"]))
+    assert told["evaluation"].keys() == {"raw", "swad"}
+    assert "bma_weight" not in told["train"]
+    name = "visual.transformer.resblocks.3.mlp.c_fc.weight"
+    expected = torch.stack([state[name].double() for state in seen]).mean(dim=0)
+    torch.testing.assert_close(trainer.finished_weights()[name], expected.float(), rtol=0, atol=1e-7)
+    assert not torch.equal(seen[-1][name], trainer.finished_weights()[name])
+
+
+def test_swad_that_is_stopped_in_an_evaluation_goes_on_as_well(make_run, make_trainer):
+    run_dir = make_run(averaging="swad", evaluate_every_steps=2)
+    whole, stopped, resumed = (make_trainer(run_dir) for _ in range(3))
+    for _ in whole.fit():
+        pass
+
+    def stop():
+        if stopped.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        for _ in stopped.fit(stop):
+            pass
+    resumed.load_state_dict(stopped.state_dict())
+    for _ in resumed.fit():
+        pass
+    assert_equal_weights(resumed.finished_weights(), whole.finished_weights())
+    assert resumed._average._threshold == whole._average._threshold
+
+
+def test_swad_without_validation_images_is_refused(make_trainer):
+    with pytest.raises(ConfigInvalid, match="swad follows the loss on validation images"):
+        make_trainer(averaging="swad", validation_fraction=0.0)
+
+
+def test_zero_shot_is_pooled_as_the_base_model_is_whatever_is_trained(make_trainer, tiny_base_model):
+    own, average = make_trainer(num_steps=1), make_trainer(num_steps=1, pooling="average")
+    assert average.evaluate_zero_shot() == own.evaluate_zero_shot()
+    source = average.evaluate_whole()["trained_domains"]["trained_classes"]
+    assert source["loss"] != own.evaluate_whole()["trained_domains"]["trained_classes"]["loss"]
+
+
+def test_source_validation_says_where_the_tower_looks_before_and_after(make_trainer):
+    only_attention = {"smoothing_loss_weight": 0.0, "similarity_alignment_weight": 0.0, "token_temperature": 1.0}
+    trainer = make_trainer(num_steps=20, num_aligned_layers=2, evaluate_every_steps=1000, **only_attention)
+    evaluations = [trainer.evaluate_zero_shot()]
+    for _ in trainer.fit():
+        pass
+    evaluations.append(trainer.evaluate_whole())
+    before, after = (found["trained_domains"]["trained_classes"]["attention"] for found in evaluations)
+    assert before["num_images"] == after["num_images"] == 4
+    assert len(after["attention_divergence_per_layer"]) == 8
+    assert 0 < after["attention_divergence"] < before["attention_divergence"]
+    # The mean of distributions is at most as far away as they are in the mean.
+    assert after["attention_divergence"] <= sum(after["attention_divergence_per_layer"][:2]) / 2
+
+
+def test_where_the_tower_looks_is_what_the_losses_are_made_of(make_trainer):
+    trainer = make_trainer(num_aligned_layers=3)
+    found = trainer.evaluate_whole()["trained_domains"]["trained_classes"]["attention"]
+    samples = [trainer._split.samples[index] for index in trainer._split.validation]
+    images = normalise(next(trainer._evaluation_images(samples)), trainer.encoder.preprocess)
+    labels = torch.tensor([trainer.config.trained_classes.index(sample.class_name) for sample in samples])
+    losses = trainer._algorithm(images, labels).losses
+    assert found["attention_divergence"] == pytest.approx(losses.layer_alignment.item(), rel=1e-4)
+    assert found["similarity_divergence"] == pytest.approx(losses.similarity_alignment.item(), rel=1e-4)
 
 
 def test_finished_weights_fill_a_fresh_tower(make_trainer, tiny_base_model):
