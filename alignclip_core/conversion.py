@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +144,12 @@ def fit_names(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
 def _load(file: Path) -> Any:
     if not file.is_file():
         raise ConversionRefused(f"There is no file {str(file)!r}.", param="file")
+    if _is_torchscript(file):
+        raise ConversionRefused(
+            f"{file.name} is a TorchScript archive, a program. OpenAI's models come with alignclip models pull; of "
+            "others save the weights: torch.save(torch.jit.load(FILE).state_dict(), NEW).",
+            param="file",
+        )
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -150,17 +157,19 @@ def _load(file: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        if "TorchScript" in str(error):
-            raise ConversionRefused(
-                f"{file.name} is a TorchScript archive, a program. OpenAI's models come with alignclip models pull; of "
-                "others save the weights: torch.save(torch.jit.load(FILE).state_dict(), NEW).",
-                param="file",
-            ) from error
         raise ConversionRefused(
             f"{file.name} cannot be read as tensors alone ({_first_line(error)}). If it holds objects of a program, "
             "save its state dict alone where that program is: torch.save(checkpoint['state_dict'], NEW).",
             param="file",
         ) from error
+
+
+def _is_torchscript(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:  # torch's form before 2020, or no checkpoint
+        return False
 
 
 def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -63,10 +63,13 @@ def normalised(values: np.ndarray) -> np.ndarray:
 
 
 def config_of(model: FinishedModel) -> FinetuneConfig:
-    """The config that the model was tuned with, or that its base would be."""
+    """The config that the model was tuned with, or that its base would be; of no more layers than the tower has."""
     if model.manifest is not None:
-        return FinetuneConfig.from_json(model.manifest["config"])
-    return make_config(model.base_model, class_names={"one": "one", "other": "other"})
+        config = FinetuneConfig.from_json(model.manifest["config"])
+    else:
+        config = make_config(model.base_model, class_names={"one": "one", "other": "other"})
+    num_layers = min(config.num_aligned_layers, model.image_encoder.num_blocks)
+    return replace(config, num_aligned_layers=num_layers)
 
 
 def _grid(patches: Tensor) -> np.ndarray:

@@ -5,10 +5,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 
+from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.explain.explaining import explain
 from alignclip_core.explain.maps import config_of, make_maps, normalised
@@ -115,6 +118,15 @@ def test_tuned_model_is_shown_before_and_after(tuned, picture, tmp_path, tiny_ba
         if name.endswith(".png"):
             with Image.open(tmp_path / "out" / name) as shown:
                 shown.load()
+
+
+def test_tower_of_fewer_layers_than_the_config_averages_those_it_has(tiny_model_config, picture, text, tmp_path):
+    config = tiny_model_config | {"vision_cfg": tiny_model_config["vision_cfg"] | {"layers": 2}}
+    torch.manual_seed(2)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"model_cfg": config}))
+    save_file(open_clip.model.CLIP(**config).state_dict(), tmp_path / WEIGHTS_FILE)
+    maps = make_maps(load_base_model(read_card(tmp_path, "short")), picture, text)
+    np.testing.assert_allclose(maps.cls_attention, maps.cls_attention_by_block.mean(axis=0), atol=1e-6)
 
 
 def test_base_model_is_shown_as_it_is(starter_model, picture, tmp_path):
