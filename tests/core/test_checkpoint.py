@@ -1,6 +1,7 @@
 import errno
 import json
 import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -124,21 +125,25 @@ def test_parts_of_killed_trainers_are_swept_and_nothing_else(tmp_path, manifest)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "model"]
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """Files of 20 kB at most: the nearest thing to a full disk that needs no privilege."""
+    """Files of 20 kB at most: the nearest thing to a full disk that needs no privilege.
+
+    Only around the call under test: the limit would also cut off a test report that goes to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("too_large", ["weights", "state"])
-@pytest.mark.usefixtures("small_disk")
 def test_a_file_that_the_disk_does_not_take_is_an_error_of_the_system(tmp_path, manifest, too_large):
     large, small = torch.zeros(100_000), torch.zeros(1)
     weights, state = (large, small) if too_large == "weights" else (small, large)
-    with pytest.raises(OSError, match="File too large") as caught:
+    with pytest.raises(OSError, match="File too large") as caught, small_disk():
         save_checkpoint(tmp_path / "step-000001", {"w": weights}, manifest, {"s": state})
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
