@@ -12,7 +12,11 @@ def evaluation(accuracy, num_images):
 
 
 def groups(trained, unseen):
-    return {"trained_classes": evaluation(trained, 100), "unseen_classes": evaluation(unseen, 64)}
+    return {
+        "trained_classes": evaluation(trained, 100),
+        "unseen_classes": evaluation(unseen, 64),
+        "all_classes": evaluation(0.5, 164),
+    }
 
 
 def printed(renderable):
@@ -31,12 +35,13 @@ def test_table_has_a_row_for_each_of_the_questions():
         },
     }
     rows = [line for line in printed(figures_table(job)).splitlines() if "style (" in line]
-    assert len(rows) == 4
+    assert len(rows) == 6
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
-    assert cells[0][1:] == ["10 trained, other pictures", "100", "10.0%", "20.0% ± 4.0", "60.0% ± 4.9", "+40.0"]
+    assert cells[0][1:] == ["10 trained", "100", "10.0%", "20.0% ± 4.0", "60.0% ± 4.9", "+40.0"]
     assert cells[1][1:] == ["4 never trained", "64", "25.0%", "50.0% ± 6.2", "37.5% ± 6.1", "-12.5"]
-    assert NEW_STYLE in cells[3][0]
-    assert cells[3][-1] == "+0.0"
+    assert NEW_STYLE in cells[4][0]
+    assert cells[4][-1] == "+0.0"
+    assert cells[5][1:4] == ["14 all together", "164", "7.1%"]
 
 
 def test_picture_becomes_lines_of_one_width_with_its_dark_parts_dark():
