@@ -180,6 +180,16 @@ def check_api_key(settings: Settings) -> Finding:
     return Finding("ok", f"{file}, for its owner alone")
 
 
+def check_isolation() -> Finding:
+    """What `serve` cannot shut a trainer in with: it needs another user or the kernel's leave."""
+    limits = {name: Path(f"/sys/fs/cgroup/{name}") for name in ("memory.max", "pids.max")}
+    unlimited = [name for name, file in limits.items() if not file.is_file() or file.read_text().strip() == "max"]
+    text = "trainers are told no secret; not enforced here: a user of their own, no network, a read-only disk"
+    if unlimited:
+        text += f", limits of memory and processes ({', '.join(unlimited)})"
+    return Finding("note", text, "docker-compose.yml enforces them; docs/security.md says how.")
+
+
 def check_port(home: Path, port: int) -> Finding:
     """Whether serve could listen there, or does already."""
     serve = running_serve(home)

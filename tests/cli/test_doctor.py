@@ -10,7 +10,8 @@ import pytest
 
 ALIGNCLIP = str(Path(sys.executable).with_name("alignclip"))
 NAMES = (
-    "Python", "PyTorch", "starter model", "base models", "database", "broker", "artifacts", "disk", "API key", "port",
+    "Python", "PyTorch", "starter model", "base models", "database", "broker", "artifacts", "disk", "API key",
+    "isolation", "port",
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ def test_bare_machine_needs_nothing(doctor, free_port, tmp_path):
     assert {state_of(shown, name) for name in NAMES} <= {"ok", "note"}
     assert not (tmp_path / "home" / "alignclip.db").exists()
     assert "alignclip models pull" in shown
+    assert "not enforced here: a user of their own, no network" in shown
 
 
 def test_each_missing_part_is_named_with_its_remedy(doctor, tmp_path):

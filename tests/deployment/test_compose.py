@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "ALIGNCLIP_BOOTSTRAP_API_KEY")
+SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "ALIGNCLIP_BOOTSTRAP_API_KEY", "ALIGNCLIP_KEY_PEPPER")
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,22 @@ def test_images_are_built_from_dockerfile_targets_that_exist(compose):
         if "build" in service:
             dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
             assert f" AS {service['build']['target']}\n" in dockerfile
+
+
+def test_worker_is_shut_in(compose):
+    worker = compose["services"]["worker"]
+    assert worker["read_only"] is True
+    assert worker["cap_drop"] == ["ALL"]
+    assert worker["security_opt"] == ["no-new-privileges:true"]
+    assert {"pids_limit", "mem_limit", "tmpfs"} <= set(worker)
+    assert compose["networks"]["inside"] == {"internal": True}
+    assert worker["networks"] == ["inside"]
+    assert worker["environment"]["ALIGNCLIP_BOOTSTRAP_API_KEY"] == ""
+    assert worker["environment"]["ALIGNCLIP_KEY_PEPPER"] == ""
+
+
+def test_only_the_api_is_reached_from_outside(compose):
+    services = compose["services"]
+    assert {name for name, service in services.items() if "outside" in service["networks"]} == {"api"}
+    assert {name for name, service in services.items() if "ports" in service} == {"api"}
+    assert services["api"]["ports"][0].startswith("127.0.0.1:")
