@@ -15,7 +15,7 @@ from typing import IO, Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from alignclip_store.aside import renamed_when_complete, sync
+from alignclip_store.aside import remove_leftovers, renamed_when_complete, sync
 from alignclip_store.errors import ArtifactMissing
 
 SCHEME = "artifact:"
@@ -97,6 +97,15 @@ class ArtifactStore:
             self._fs.rm(path, recursive=True)
         except FileNotFoundError:
             return
+
+    def sweep_leftovers(self, age_seconds: float) -> int:
+        """Remove what writers that were killed left aside so long ago; returns how many.
+
+        Only a local folder has such: an object store shows nothing that is not whole.
+        """
+        if not self._is_local:
+            return 0
+        return remove_leftovers(Path(self._root), age_seconds)
 
     def _path(self, key: str) -> str:
         parts = key.split("/")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -39,6 +40,22 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_leftovers(root: Path, age_seconds: float) -> int:
+    """Remove what was written aside below `root` and never renamed, when it is so old; returns how many."""
+    num_removed = 0
+    for folder, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            if not (name.startswith(".") and name.endswith((".part", ".old"))):
+                continue
+            path = Path(folder) / name
+            with suppress(FileNotFoundError):  # its writer has finished
+                if time.time() - path.lstat().st_mtime > age_seconds:
+                    _remove(path)
+                    num_removed += 1
+        folders[:] = [name for name in folders if not name.endswith((".part", ".old"))]
+    return num_removed
 
 
 def _remove(path: Path) -> None:

@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, event, func, make_url, select
 from sqlalchemy.orm import Session
 
+from alignclip_store.errors import SchemaNewer
 from alignclip_store.settings import Settings
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
@@ -81,9 +82,17 @@ def database_now(session: Session) -> datetime:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the schema up to the newest revision; nothing happens when it is there already."""
+    """Bring the schema up to the newest revision; nothing happens when it is there already.
+
+    Raises `SchemaNewer` where a later version has been: this one would not know what it writes.
+    """
     engine = create_engine(settings)
     try:
+        if schema_state(engine) == "newer":
+            raise SchemaNewer(
+                "The database was migrated by a later version of this service. Run that version, or restore the backup "
+                "that was made before its upgrade."
+            )
         with migrating(engine) as connection:
             command.upgrade(alembic_config(connection), "head")
     finally:

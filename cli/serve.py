@@ -160,9 +160,12 @@ def migrate_database(settings: Settings) -> None:
     from sqlalchemy.exc import SQLAlchemyError  # imported here: half a second that no other command needs
 
     from alignclip_store.database import migrate
+    from alignclip_store.errors import SchemaNewer
 
     try:
         migrate(settings)
+    except SchemaNewer as error:
+        raise CliError(error.message) from error
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         raise CliError(f"The database {_without_password(settings)} cannot be used: {reason}") from error

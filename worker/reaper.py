@@ -1,6 +1,6 @@
-"""python -m worker.reaper: returns stale jobs to the queue, wakes workers while jobs wait, sends webhooks.
+"""python -m worker.reaper: returns stale jobs to the queue, wakes workers while jobs wait.
 
-Several may run.
+Beside that it sends webhooks and deletes what is too old. Several may run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from alignclip_store.queue import create_queue, wake
 from alignclip_store.runs import jobs_to_wake, reap
 from alignclip_store.settings import Settings
 from worker.deliveries import deliver_forever
+from worker.housekeeping import keep_house_forever
 
 log = structlog.get_logger()
 
@@ -94,8 +95,9 @@ def main() -> None:
     engine = create_engine(settings)
     reaper = Reaper(settings, engine, create_queue(settings))
     log.info("reaper_started", reap_seconds=settings.reap_seconds)
-    # Receivers may be slow: what is sent to them must not hold up the rounds. Its thread ends with the process.
-    threading.Thread(target=deliver_forever, args=(engine, settings), name="deliveries", daemon=True).start()
+    # Receivers and stores may be slow and must not hold up the rounds. The threads end with the process.
+    for name, work in (("deliveries", deliver_forever), ("house", keep_house_forever)):
+        threading.Thread(target=work, args=(engine, settings), name=name, daemon=True).start()
     while True:
         time.sleep(reaper.run_round())
 

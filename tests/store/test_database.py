@@ -26,6 +26,9 @@ from alignclip_store.database import (
 from alignclip_store.database import (
     database_url as normalised,
 )
+from alignclip_store.errors import SchemaNewer
+from alignclip_store.jobs import get_job
+from alignclip_store.runs import WorkerIdentity, claim_next
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Base, Event, File
 
@@ -216,3 +219,52 @@ def test_other_databases_are_refused_without_telling_the_password(location: str)
     with pytest.raises(ValueError, match=r"wanted sqlite:////absolute") as caught:
         normalised(location)
     assert "secret" not in str(caught.value)
+
+
+JOB_OF_THE_FIRST_SCHEMA = """
+INSERT INTO similarities (id, owner, created_at, cache_key, sha256, base_model, num_classes, artifact_uri)
+VALUES ('sim-1', 'ada', '2026-01-02 03:04:05', 'key', 'sha', 'starter', 3, 'artifact:s');
+INSERT INTO jobs (id, owner, created_at, status, phase, base_model, config, request, training_file, metadata,
+                  similarity_id, num_steps, step, fence, num_lost_runs)
+VALUES ('ftjob-1', 'ada', '2026-01-02 03:04:05', 'queued', 'queued', 'starter', '{"num_steps": 7}', '{}', '/data/pets',
+        '{}', 'sim-1', 7, 0, 0, 0);
+"""
+
+
+def test_an_upgrade_keeps_the_jobs_of_the_first_schema(
+    database_url: str, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings(database_url=database_url)
+    engine = create_engine(settings)
+    with migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0001")
+        for statement in filter(str.strip, JOB_OF_THE_FIRST_SCHEMA.split(";")):
+            connection.execute(text(statement.replace(":s'", "\\:s'")))
+    assert schema_state(engine) == "older"
+    migrate(settings)
+    assert schema_state(engine) == "current"
+    with reading(engine) as session:
+        job = get_job(session, "ada", "ftjob-1")
+    assert (job.status, job.config, job.priority, job.pause_requested_at) == ("queued", {"num_steps": 7}, 0, None)
+    with transaction(engine) as session:
+        claim = claim_next(session, WorkerIdentity(name="w", host="h", device="cpu"), 60)
+    assert claim is not None, "the job goes on under the new version"
+    engine.dispose()
+
+
+def test_a_schema_of_a_later_version_is_refused_in_words(
+    database_url: str, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings(database_url=database_url)
+    engine = create_engine(settings)
+    with migrating(engine) as connection:
+        present = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        assert schema_state(engine) == "newer"
+        with pytest.raises(SchemaNewer, match="later version"):
+            migrate(settings)
+    finally:
+        with migrating(engine) as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :present"), {"present": present})
+        engine.dispose()

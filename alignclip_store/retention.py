@@ -1,0 +1,70 @@
+"""What is deleted by age: rows first, in a transaction; their files after the commit, so that no row names a gap."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import exists, or_, select
+from sqlalchemy.orm import Session
+
+from alignclip_store.database import database_now
+from alignclip_store.job_status import FINISHED
+from alignclip_store.settings import Settings
+from alignclip_store.tables import Checkpoint, File, Job, Model
+
+MAX_ROWS = 100  # of a kind in one transaction; the next one takes the rest
+
+
+def drop_expired(session: Session, settings: Settings) -> list[str]:
+    """Remove rows that are older than the settings keep them; returns where their files are, to be deleted."""
+    return [
+        *_drop_files(session, settings.keep_files_days),
+        *_drop_checkpoints(session, settings.keep_checkpoints_days),
+        *_drop_models(session, settings.keep_models_days),
+    ]
+
+
+def _drop_files(session: Session, days: float | None) -> list[str]:
+    """Files that no unfinished job needs."""
+    if days is None:
+        return []
+    user = exists().where(
+        Job.owner == File.owner,
+        Job.status.not_in(FINISHED),
+        or_(Job.training_file == File.id, Job.validation_file == File.id),
+    )
+    before = database_now(session) - timedelta(days=days)
+    # The lock excludes a job that is being created with the file; it waits, and then does not find it.
+    statement = select(File).where(File.created_at < before, ~user).limit(MAX_ROWS)
+    return _drop(session, list(session.scalars(statement.with_for_update(skip_locked=True))))
+
+
+def _drop_checkpoints(session: Session, days: float | None) -> list[str]:
+    """Resume points of jobs that ended so long ago; a retry of such a job starts anew."""
+    if days is None:
+        return []
+    before = database_now(session) - timedelta(days=days)
+    statement = (
+        select(Checkpoint)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.status.in_(FINISHED), Job.finished_at < before)
+        .limit(MAX_ROWS)
+        .with_for_update(of=Job, skip_locked=True)
+    )
+    return _drop(session, list(session.scalars(statement)))
+
+
+def _drop_models(session: Session, days: float | None) -> list[str]:
+    if days is None:
+        return []
+    before = database_now(session) - timedelta(days=days)
+    statement = select(Model).where(Model.created_at < before).limit(MAX_ROWS)
+    return _drop(session, list(session.scalars(statement.with_for_update(skip_locked=True))))
+
+
+def _drop(session: Session, rows: list[File] | list[Checkpoint] | list[Model]) -> list[str]:
+    uris = [row.artifact_uri for row in rows]
+    for row in rows:
+        session.delete(row)
+    session.flush()
+    return uris
