@@ -24,6 +24,7 @@ KlDirection = Literal["paper", "target_first"]
 Pooling = Literal["class_token", "average"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SmoothingTarget = Literal["similarity", "uniform"]
+Trainable = Literal["all", "last_k_blocks", "attention", "query_key", "lora"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -71,6 +72,15 @@ class FinetuneConfig:
     precision: Precision = "auto"  # of the forward pass; weights and losses are fp32. auto: bf16 on CUDA, else fp32
     pooling: Pooling | None = None  # class_token, or average: the mean of the patches (table 9); None: the model's own
     frozen_modules: tuple[str, ...] = ()  # prefixes of image-tower parameters that stay as they are
+
+    # Which of the rest is trained (the paper: all); docs/training.md has what each costs
+    trainable: Trainable = "all"  # attention, query_key and lora: of every block; last_k_blocks: with ln_post and proj
+    trainable_blocks: int = 4  # k of last_k_blocks
+    lora_rank: int = 8  # r of lora: each weight matrix W of a block is W + 2 B A; asks for a larger learning_rate
+
+    # Memory: neither changes the method, but both change the last bits of the sums
+    micro_batch_size: int | Literal["auto"] = "auto"  # images per rank and forward; auto: as many as fit on the device
+    gradient_checkpointing: bool = False  # compute each block again in the backward pass instead of keeping its insides
 
     # Eq 1
     logit_scale: float | None = None  # 1/τ; None: the checkpoint's own (100 for OpenAI's CLIP)
@@ -243,6 +253,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "pooling": get_args(Pooling),
     "precision": get_args(Precision),
     "smoothing_target": get_args(SmoothingTarget),
+    "trainable": get_args(Trainable),
     "interpolation": get_args(Interpolation),
 }
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -254,6 +265,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "weight_decay": (0.0, 10.0),
     "warmup_steps": (0, 10_000_000),
     "gradient_clip": (1e-9, 1e9),
+    "trainable_blocks": (1, 1000),
+    "lora_rank": (1, 10_000),
     "logit_scale": (1e-3, 1e4),
     "margin": (0.0, 1.0),
     "layer_alignment_weight": (0.0, 1e4),
@@ -273,7 +286,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "log_every_steps": (1, 10_000_000),
     "num_loader_workers": (0, 256),
 }  # fmt: skip
-_WHOLE_NUMBERS = frozenset(f.name for f in fields(FinetuneConfig) if f.type in ("int", "int | None"))
+_WHOLE_NUMBERS = frozenset(f.name for f in fields(FinetuneConfig) if str(f.type).startswith("int"))
 _OPTIONAL = frozenset(f.name for f in fields(FinetuneConfig) if str(f.type).endswith("None"))
 _TRUTHS = frozenset(f.name for f in fields(FinetuneConfig) if f.type == "bool")
 _LISTS = tuple(f.name for f in fields(FinetuneConfig) if f.type == "tuple[str, ...]")
@@ -299,6 +312,8 @@ def _check(config: FinetuneConfig) -> None:
         raise ConfigInvalid(
             "pooling changes what the tower computes; without steps to train, leave it out.", param="pooling"
         )
+    if config.micro_batch_size != "auto":
+        _check_range("micro_batch_size", config.micro_batch_size, *_RANGES["global_batch_size"])
     _check_crop_scale(config.crop_scale)
     _check_templates(config.templates)
     _check_class_names(config)

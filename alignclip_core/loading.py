@@ -91,6 +91,7 @@ class TrainingSet:
     config: FinetuneConfig
     preprocessing: Preprocessing
     limits: ImageLimits
+    share: range | None = None  # the positions of each batch that are this process's; None: all
 
     @cached_property
     def order(self) -> SampleOrder:
@@ -99,8 +100,9 @@ class TrainingSet:
     def __getitem__(self, step: int) -> Batch:
         """Raises `ImageRejected`, naming the file."""
         chosen = self.order.positions(step)
-        images = [self._crop(self.samples[index], step, position) for position, index in enumerate(chosen)]
-        return Batch(torch.stack(images), torch.tensor([self.labels[index] for index in chosen]))
+        places = range(len(chosen)) if self.share is None else self.share
+        images = [self._crop(self.samples[chosen[position]], step, position) for position in places]
+        return Batch(torch.stack(images), torch.tensor([self.labels[chosen[position]] for position in places]))
 
     def _crop(self, sample: Sample, step: int, position: int) -> UInt8[Tensor, "3 size size"]:
         random = _random(self.config.seed, AUGMENTATION, step, position)

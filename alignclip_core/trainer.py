@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from alignclip_core.algorithms import StepOutput, make_algorithm
+from alignclip_core.algorithms import make_algorithm
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import Sample
 from alignclip_core.dataset.splits import EvaluationGroup, Split
-from alignclip_core.encoder import ImageEncoder
+from alignclip_core.encoder import ImageEncoder, TrainedTower
 from alignclip_core.errors import ConfigInvalid, TrainingDiverged
 from alignclip_core.evaluation import (
     SOURCE_VALIDATION,
@@ -29,10 +29,12 @@ from alignclip_core.evaluation import (
     evaluate,
     evaluated_indices,
 )
+from alignclip_core.gradients import Gradients
 from alignclip_core.images import ImageLimits
 from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training, normalise
 from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
 from alignclip_core.misalignment import MAX_IMAGES, AttentionMisalignment, Divergences, mean_divergences
+from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record
 
 EVALUATIONS_A_RUN = 10
@@ -60,6 +62,7 @@ class Trainer:
         *,
         inputs: Path,
         limits: ImageLimits,
+        ranks: Ranks = Ranks(),  # noqa: B008  (immutable)
     ) -> None:
         """`inputs`: the folder that holds `dataset/` and `validation/`."""
         self.config = config
@@ -70,7 +73,9 @@ class Trainer:
         self._class_embeddings = torch.from_numpy(similarity.class_embeddings)
         self._logit_scale = config.logit_scale or encoder.logit_scale
         encoder.pool_by(config.pooling)
-        self._parameters = encoder.train_all_but(config.frozen_modules)
+        encoder.gradient_checkpointing = config.gradient_checkpointing
+        self._tower = TrainedTower(encoder, config)
+        self._parameters = self._tower.parameters
         self._algorithm = make_algorithm(encoder, similarity, config)
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -78,9 +83,11 @@ class Trainer:
         precision = _precision(config, self._device)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=precision == "fp16")
-        self._average = make_average(self._parameters, config)
+        self._ranks = ranks
+        self._gradients = Gradients(self._algorithm, config, ranks, self._scaler, self._autocast)
+        self._average = make_average(self._tower.weights(), config)
         self._check_average()
-        self._training_set = _training_set(split, config, inputs, encoder, limits)
+        self._training_set = _training_set(split, config, inputs, encoder, limits, ranks)
 
     def fit(self, after_batch: Callable[[], None] = lambda: None) -> Iterator[Record]:
         """Train to the last step. A record for every step; one for each evaluation before the last step; one where a
@@ -96,11 +103,13 @@ class Trainer:
         last_step = self.config.num_steps
         if self.step % evaluate_every == 0 or self.step == last_step:
             self._end_segment(after_batch)  # where a stop came before it
+        self._find_micro_batch_size()
         started = time.perf_counter()
         for batch in self._batches():
             values = self._train_step(batch)
             step_seconds.append(time.perf_counter() - started)
             speed = self.config.global_batch_size * len(step_seconds) / sum(step_seconds)
+            yield from self._told_events()
             yield Record(step=self.step, kind="train", values=values | {"images_per_second": speed})
             if self.step % evaluate_every == 0 and self.step < last_step:
                 num_images = self._num_watched_images(evaluate_every)
@@ -147,16 +156,21 @@ class Trainer:
         """
         if not groups:
             return {}
-        parameters = dict(self._parameters if weights == "raw" else self.finished_parameters())
+        parameters = self._plain_weights(self._tower.weights() if weights == "raw" else self.finished_parameters())
 
         def encode(images: Tensor) -> Tensor:
             with self._autocast():
                 normalised = normalise(images.to(self._device), self.encoder.preprocess)
-                return functional_call(self.encoder, parameters, (normalised,))  # type: ignore[no-any-return]
+                return functional_call(self._tower.plain, parameters, (normalised,))  # type: ignore[no-any-return]
 
         samples = self._split.samples
-        images = self._evaluation_images([samples[index] for index in evaluated_indices(groups)])
+        indices = evaluated_indices(groups)
+        is_shared = len(indices) >= self._ranks.num_ranks
+        places = self._ranks.share(len(indices)) if is_shared else range(len(indices))
+        images = self._evaluation_images([samples[indices[place]] for place in places])
         features = encode_images(encode, images, after_batch)
+        if is_shared:
+            features = self._ranks.gather_rows(features, len(indices))
         if not torch.isfinite(features).all():
             raise _diverged(self.step, "the image features", self.config)
         return evaluate(
@@ -165,11 +179,11 @@ class Trainer:
 
     def evaluate_zero_shot(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
         """Every group with the weights before training and the base model's own pooling."""
-        self.encoder.pool_by(None)
+        self._tower.plain.pool_by(None)
         try:
             return self.evaluate_whole(after_batch)
         finally:
-            self.encoder.pool_by(self.config.pooling)
+            self._tower.plain.pool_by(self.config.pooling)
 
     def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
         """Every group with the weights that are kept; source validation says where the tower looks, too."""
@@ -184,8 +198,9 @@ class Trainer:
         samples = [self._split.samples[index] for index in _even_sample(self._split.validation, MAX_IMAGES)]
         rows = {name: row for row, name in enumerate(self.config.class_names)}
         texts = self._class_embeddings[[rows[sample.class_name] for sample in samples]].to(self._device)
-        looking = AttentionMisalignment(self.encoder, self.config)
-        parameters = {f"encoder.{name}": value for name, value in self.finished_parameters().items()}
+        looking = AttentionMisalignment(self._tower.plain, self.config)
+        weights = self._plain_weights(self.finished_parameters())
+        parameters = {f"encoder.{name}": value for name, value in weights.items()}
         divergences: list[Divergences] = []
         for images in self._evaluation_images(samples):
             done = sum(len(batch.attention) for batch in divergences)
@@ -203,12 +218,12 @@ class Trainer:
                 raise _diverged(self.step, f"the parameter {name}", self.config)
 
     def finished_parameters(self) -> Mapping[str, Tensor]:
-        """The trained parameters as they are kept: averaged, where the config averages."""
-        return self._parameters if self._average is None else self._average.parameters
+        """The weights that training changes as they are kept: averaged, where the config averages."""
+        return self._tower.weights() if self._average is None else self._average.parameters
 
     def finished_weights(self) -> dict[str, Tensor]:
-        """The whole image tower as it is kept: trained parameters, frozen ones and buffers."""
-        return {**self.encoder.state_dict(), **{name: value.data for name, value in self.finished_parameters().items()}}
+        """The whole image tower as it is kept: trained weights, frozen ones and buffers."""
+        return self._plain_weights(self.finished_parameters())
 
     def state_dict(self) -> dict[str, Any]:
         """All that a trainer needs to go on from here, as plain values and tensors."""
@@ -217,6 +232,7 @@ class Trainer:
             "parameters": {name: value.detach() for name, value in self._parameters.items()},
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "gradients": self._gradients.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if self._device.type == "cuda" else [],
@@ -229,12 +245,27 @@ class Trainer:
             parameter.copy_(state["parameters"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+        self._gradients.load_state_dict(state["gradients"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
         if self._device.type == "cuda" and len(state["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random_cuda"])
         self.step = state["step"]
+
+    def _plain_weights(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._tower.untouched() | {name: value.detach() for name, value in changed.items()}
+
+    def _find_micro_batch_size(self) -> None:
+        """Before the first step here: where memory may be short, and where a rank that runs out stops all others."""
+        if self._device.type == "cuda" and (self.config.micro_batch_size == "auto" or self._ranks.num_ranks > 1):
+            size = self.encoder.preprocess.image_size
+            self._gradients.probe((3, size, size), self._device)
+
+    def _told_events(self) -> Iterator[Record]:
+        for message in self._gradients.events:
+            yield Record(step=self.step, kind="event", values={"level": "warn", "message": message})
+        self._gradients.events.clear()
 
     def _evaluation_images(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
         return iterate_evaluation(
@@ -296,14 +327,11 @@ class Trainer:
             group["lr"] = learning_rate
         images = normalise(batch.images.to(self._device, non_blocking=True), self.encoder.preprocess)
         labels = batch.labels.to(self._device, non_blocking=True)
-        with self._autocast():
-            output: StepOutput = self._algorithm(images, labels)
-        self._scaler.scale(output.losses.total).backward()
-        values = _read(output, self.step + 1, self.config)
+        values = _read(self._gradients.add(images, labels), self.step + 1, self.config)
         self._update_weights()
         self.step += 1
         if self._average is not None:
-            self._average.update(self._parameters)
+            self._average.update(self._tower.weights())
         if isinstance(self._average, BetaMovingAverage):
             values["bma_weight"] = self._average.share
         return values | {"learning_rate": learning_rate}
@@ -326,12 +354,13 @@ def learning_rate_at(num_updates: int, config: FinetuneConfig) -> float:
 
 
 def _training_set(
-    split: Split, config: FinetuneConfig, inputs: Path, encoder: ImageEncoder, limits: ImageLimits
+    split: Split, config: FinetuneConfig, inputs: Path, encoder: ImageEncoder, limits: ImageLimits, ranks: Ranks
 ) -> TrainingSet:
     classes = {name: label for label, name in enumerate(config.trained_classes)}
     samples = [split.samples[index] for index in split.train]
     labels = [classes[sample.class_name] for sample in samples]
-    return TrainingSet(inputs, samples, labels, config, encoder.preprocess, limits)
+    share = ranks.share(config.global_batch_size)
+    return TrainingSet(inputs, samples, labels, config, encoder.preprocess, limits, share)
 
 
 def _even_sample(indices: tuple[int, ...], max_images: int | None) -> tuple[int, ...]:
@@ -351,13 +380,9 @@ def _every(given: int | None, config: FinetuneConfig, times_a_run: int) -> int:
     return given or max(1, math.ceil(config.num_steps / times_a_run))
 
 
-def _read(output: StepOutput, step: int, config: FinetuneConfig) -> dict[str, float]:
+def _read(values: Tensor, step: int, config: FinetuneConfig) -> dict[str, float]:
     """The numbers of a step, fetched from the device at once. Raises `TrainingDiverged`."""
-    losses = output.losses
-    tensors = [losses.total, losses.smoothing, losses.layer_alignment, losses.similarity_alignment, output.num_correct]
-    total, smoothing, layer_alignment, similarity_alignment, num_correct = (
-        torch.stack([tensor.detach().float() for tensor in tensors]).tolist()
-    )  # fmt: skip
+    total, smoothing, layer_alignment, similarity_alignment, num_correct = values.tolist()
     if not math.isfinite(total):
         raise _diverged(step, "the loss", config)
     return {

@@ -21,23 +21,33 @@ from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid, TrainingStoppe
 from alignclip_core.evaluation import SOURCE_VALIDATION, Evaluation, Evaluations, headline
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits
 from alignclip_core.prompts import class_similarity_of
+from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record, RecordKind, RunDir
 from alignclip_core.trainer import Trainer
 
 KEPT_CHECKPOINTS = 2
 # The service has checked each image under its own limits; these only keep out what no machine should decode.
 CHECKED_LIMITS = ImageLimits(max_bytes=2**30, max_pixels=170_000_000)
-MAY_CHANGE = frozenset({"num_loader_workers", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps"})
+MAY_CHANGE = frozenset(
+    {"num_loader_workers", "log_every_steps", "evaluate_every_steps", "checkpoint_every_steps",
+     "micro_batch_size", "gradient_checkpointing"}
+)  # fmt: skip
 """Fields of the config that may differ between a checkpoint and the run that goes on from it."""
 
 log = logging.getLogger(__package__)
 
 
 class TrainingRun:
-    """A trainer with its run directory: reads the inputs, writes what the trainer yields."""
+    """A trainer with its run directory: reads the inputs, writes what the trainer yields.
 
-    def __init__(self, run_dir: RunDir, *, models_dir: Path, stop: threading.Event, is_supervised: bool) -> None:
+    Every rank has one and does the same in it, but the first alone writes.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, *, models_dir: Path, stop: threading.Event, is_supervised: bool, ranks: Ranks
+    ) -> None:
         self._run_dir = run_dir
+        self._ranks = ranks
         self._stop = stop
         self._step = 0
         self._saved_step: int | None = None
@@ -46,7 +56,7 @@ class TrainingRun:
         self._config = run_dir.read_config()
         self._base_model = find_base_model(self._config.base_model, models_dir)
         self._split = self._read_split(is_supervised)
-        self._similarity = read_similarity(run_dir, self._config, self._base_model)
+        self._similarity = self._read_similarity()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._trainer = Trainer(
             build_image_encoder(self._base_model, device),
@@ -55,12 +65,14 @@ class TrainingRun:
             self._split,
             inputs=run_dir.inputs,
             limits=CHECKED_LIMITS if is_supervised else DEFAULT_LIMITS,
+            ranks=ranks,
         )
+        processes = f"{ranks.num_ranks} processes on " if ranks.num_ranks > 1 else ""
         self._tell(
             "info",
             f"{len(self._split.train)} images of {len(self._config.trained_classes)} classes train, "
             f"{len(self._split.validation)} validate; {self._config.num_steps} steps of "
-            f"{self._config.global_batch_size} on {device.type}, {torch.get_num_threads()} threads.",
+            f"{self._config.global_batch_size} on {processes}{device.type}, {torch.get_num_threads()} threads.",
         )
 
     def resume(self) -> None:
@@ -95,7 +107,8 @@ class TrainingRun:
                     self._save_checkpoint()
                 elif record.kind != "train" or self._is_logged(record.step):
                     self._say(record.kind, dict(record.values))
-                self._raise_if_stopped()
+                if self._ranks.any(self._stop.is_set()):  # all ranks at the same record
+                    raise self._stopped()
         except TrainingStopped:
             if self._saved_step != self._step:
                 self._save_checkpoint()
@@ -114,8 +127,19 @@ class TrainingRun:
             )
         self._say("phase", {"phase": "saving"})
         result = {"zero_shot": self._zero_shot, "tuned": tuned, "headline": headline(self._zero_shot, tuned)}
-        save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result))
+        if self._ranks.is_first:
+            save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result))
         self._tell("info", "The model is complete.")
+        self._ranks.wait()  # torchrun takes an end of one for the end of all
+
+    def _read_similarity(self) -> ClassSimilarity:
+        """The first rank computes it, if anyone must."""
+        if not self._ranks.is_first:
+            self._ranks.wait()
+        similarity = read_similarity(self._run_dir, self._config, self._base_model)
+        if self._ranks.is_first:
+            self._ranks.wait()
+        return similarity
 
     def _read_split(self, is_supervised: bool) -> Split:
         layout = self._read_layout(self._run_dir.dataset, 2, is_supervised)
@@ -138,10 +162,12 @@ class TrainingRun:
 
     def _save_checkpoint(self) -> None:
         self._trainer.check_weights()
+        self._saved_step = self._step
+        if not self._ranks.is_first:
+            return
         folder = self._run_dir.checkpoint_folder(self._step)
         state = self._trainer.state_dict() | {"zero_shot": self._zero_shot}
         save_checkpoint(folder, self._trainer.finished_weights(), self._manifest(), state)
-        self._saved_step = self._step
         self._say("checkpoint", {"folder": folder.name})
         for _, old in self._run_dir.list_checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
@@ -162,7 +188,10 @@ class TrainingRun:
 
     def _raise_if_stopped(self) -> None:
         if self._stop.is_set():
-            raise TrainingStopped(f"Stopped after step {self._step} of {self._config.num_steps}.")
+            raise self._stopped()
+
+    def _stopped(self) -> TrainingStopped:
+        return TrainingStopped(f"Stopped after step {self._step} of {self._config.num_steps}.")
 
     def _say_evaluation(self, evaluations: dict[str, Evaluations], others: dict[str, Evaluation]) -> None:
         """What these evaluations of all groups, and `others`, say of source validation."""
@@ -171,13 +200,16 @@ class TrainingRun:
         self._say("evaluation", others | found)
 
     def _say(self, kind: RecordKind, values: dict[str, Any]) -> None:
+        if not self._ranks.is_first:
+            return
         if kind != "evaluation" or values:
             self._run_dir.append_record(Record(step=self._step, kind=kind, values=values))
         if kind in ("phase", "checkpoint"):
             log.info("step %d: %s", self._step, next(iter(values.values())))
 
     def _tell(self, level: str, message: str) -> None:
-        log.info("%s: %s", level, message)
+        if self._ranks.is_first:
+            log.info("%s: %s", level, message)
         self._say("event", {"level": level, "message": message})
 
 

@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     stop_seconds: float = Field(10.0, gt=0, description="How long a trainer may take to stop before it is killed.")
     max_runs_per_job: int = Field(3, ge=1, description="Runs that a job may lose before it fails.")
     keep_checkpoints: int = Field(2, ge=1, description="Resume points kept per job.")
+    gpus: str | None = Field(
+        None,
+        pattern=r"^[^,\s]+(,[^,\s]+)*$",
+        description="CUDA devices that train each job of this worker together, such as 0,1; unset: the first.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of a process; unset: torch's default.")
 
     metrics_access: Literal["key", "open"] = Field(

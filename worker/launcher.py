@@ -95,6 +95,8 @@ def trainer_command(run_dir: RunDir, settings: Settings) -> list[str]:
     command += ["--models-dir", str(settings.models_location)]
     if settings.threads is not None:
         command += ["--threads", str(settings.threads)]
+    if settings.gpus is not None:
+        command += ["--processes", str(len(settings.gpus.split(",")))]
     return command
 
 
@@ -107,6 +109,8 @@ def trainer_environment(environment: Mapping[str, str], settings: Settings) -> d
     }
     if settings.threads is not None:
         passed |= {"OMP_NUM_THREADS": str(settings.threads), "MKL_NUM_THREADS": str(settings.threads)}
+    if settings.gpus is not None:
+        passed["CUDA_VISIBLE_DEVICES"] = settings.gpus
     return passed | {
         "PYTHONPATH": str(Path(alignclip_core.__file__).parent.parent),
         "PYTHONUNBUFFERED": "1",

@@ -1,7 +1,9 @@
 """open_clip models as this project runs them; nothing outside this package knows open_clip's insides.
 
 image_tower.py   ImageEncoder: the image tower with the D-V branch beside it
+resnet.py        ResNetEncoder: the same of CLIP's ResNets, whose one attention layer is their pool
 blocks.py        one transformer block with its query, key and value in sight, and its share of the D-V branch
+trained.py       TrainedTower: which of its weights are trained, and the plain weights that come of it
 text_tower.py    TextEncoder: strings to text features, frozen
 build.py         a base model's folder -> towers
 starter.py       how the packaged starter differs from an open_clip model
@@ -12,6 +14,7 @@ from alignclip_core.encoder.build import ClipModel, build_image_encoder, build_m
 from alignclip_core.encoder.image_tower import AlignedFeatures, ExplainedFeatures, ImageEncoder
 from alignclip_core.encoder.pull import pull_model
 from alignclip_core.encoder.text_tower import TextEncoder
+from alignclip_core.encoder.trained import TrainedTower
 from alignclip_core.images import Preprocessing
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "ImageEncoder",
     "Preprocessing",
     "TextEncoder",
+    "TrainedTower",
     "build_image_encoder",
     "build_model",
     "build_text_encoder",

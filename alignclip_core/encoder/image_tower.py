@@ -10,9 +10,10 @@ from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from alignclip_core.config import FinetuneConfig, Pooling
-from alignclip_core.encoder.blocks import run_block, run_dv_block
+from alignclip_core.encoder.blocks import BlockOutput, run_block, run_dv_block
 from alignclip_core.errors import BaseModelUnfit, ConfigInvalid
 from alignclip_core.images import Preprocessing
 from alignclip_core.method.attention import CLASS_TOKEN, cls_attention, mean_over_layers
@@ -38,7 +39,7 @@ class ExplainedFeatures(NamedTuple):
     dv_patch_features: Float[Tensor, "batch patches dim"]  # unit length, of the D-V branch
 
 
-class _Needs(NamedTuple):
+class Needs(NamedTuple):
     """What the config's losses read of a pass, beside the image features."""
 
     attention: bool
@@ -47,14 +48,15 @@ class _Needs(NamedTuple):
     last_block_whole: bool  # not its class token's row alone
 
 
-def _needs(config: FinetuneConfig) -> _Needs:
+def needs_of(config: FinetuneConfig) -> Needs:
+    """Which parts of a pass the config has a use for."""
     aligns_attention = bool(config.layer_alignment_weight)
     has_dv_target = config.attention_target == "dv"
     # With the main branch as target, AS compares G with itself.
     aligns_similarity = bool(config.similarity_alignment_weight) and has_dv_target
     dv = has_dv_target and (aligns_attention or aligns_similarity)
     patches = aligns_similarity or (aligns_attention and not has_dv_target)
-    return _Needs(aligns_attention, patches, dv, last_block_whole=patches or (dv and "q" in config.dv_structure))
+    return Needs(aligns_attention, patches, dv, last_block_whole=patches or (dv and "q" in config.dv_structure))
 
 
 class ImageEncoder(nn.Module):
@@ -70,6 +72,7 @@ class ImageEncoder(nn.Module):
         self._own_pooling: Any = getattr(visual, "pool_type", None)
         self.logit_scale = logit_scale  # 1/τ of the checkpoint
         self.preprocess = preprocess
+        self.gradient_checkpointing = False  # True: the backward pass computes each block's insides again
         self._fixed = {name for name, value in self.named_parameters() if not value.requires_grad}
         self.eval()
 
@@ -94,13 +97,13 @@ class ImageEncoder(nn.Module):
         tokens = self._embed(images)
         *blocks, last = self.visual.transformer.resblocks
         for block in blocks:
-            tokens = run_block(block, tokens).tokens
-        tokens = run_block(last, tokens, class_token_only=self._pools_class_token).tokens
+            tokens = self._run_block(block, tokens)[0].tokens
+        tokens = self._run_block(last, tokens, class_token_only=self._pools_class_token)[0].tokens
         return self._image_features(self._project(tokens))
 
     def forward_aligned(self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig) -> AlignedFeatures:
         """Everything that the config's losses read. Raises `ConfigInvalid` for blocks that the tower doesn't have."""
-        needs = _needs(config)
+        needs = needs_of(config)
         if not (needs.attention or needs.patches):
             return AlignedFeatures(self.forward(images))
         num_aligned_layers = self._num_aligned_layers(config) if needs.attention else 0
@@ -113,13 +116,15 @@ class ImageEncoder(nn.Module):
             if index == dv_start:
                 dv_tokens = tokens.detach()
             is_last = index == self.num_blocks - 1
-            output = run_block(
-                block, tokens, class_token_only=is_last and self._pools_class_token and not needs.last_block_whole
+            output, attention = self._run_block(
+                block,
+                tokens,
+                class_token_only=is_last and self._pools_class_token and not needs.last_block_whole,
+                attention_over_patches=config.attention_over_patches if index < num_aligned_layers else None,
             )
             tokens = output.tokens
-            if index < num_aligned_layers:
-                cls_query = output.query[:, :, CLASS_TOKEN]
-                log_attention.append(cls_attention(cls_query, output.key, over_patches=config.attention_over_patches))
+            if attention is not None:
+                log_attention.append(attention)
             if index >= dv_start:
                 # After the main stream, so that autocast makes its bf16 copies of the weights with gradient.
                 dv_tokens = run_dv_block(block, dv_tokens, output, config)
@@ -179,6 +184,22 @@ class ImageEncoder(nn.Module):
             raise ConfigInvalid("frozen_modules leaves nothing to train.", param="frozen_modules")
         return trained
 
+    def _run_block(
+        self,
+        block: ResidualAttentionBlock,
+        tokens: Tensor,
+        class_token_only: bool = False,
+        attention_over_patches: bool | None = None,
+    ) -> tuple[BlockOutput, Tensor | None]:
+        """A block and, unless None, its class token's attention: together what is computed again, if anything is."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            # Nothing in a block is random.
+            return checkpoint(
+                _run_and_attend, block, tokens, class_token_only, attention_over_patches,
+                use_reentrant=False, preserve_rng_state=False,
+            )  # fmt: skip
+        return _run_and_attend(block, tokens, class_token_only, attention_over_patches)
+
     @property
     def _pools_class_token(self) -> bool:
         return bool(self.visual.pool_type == "tok")
@@ -215,6 +236,16 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def _dv_patch_features(self, dv_tokens: Tensor) -> Tensor:
         return _unit_length(self._project(_patches(dv_tokens)))
+
+
+def _run_and_attend(
+    block: ResidualAttentionBlock, tokens: Tensor, class_token_only: bool, attention_over_patches: bool | None
+) -> tuple[BlockOutput, Tensor | None]:
+    output = run_block(block, tokens, class_token_only=class_token_only)
+    if attention_over_patches is None:
+        return output, None
+    cls_query = output.query[:, :, CLASS_TOKEN]
+    return output, cls_attention(cls_query, output.key, over_patches=attention_over_patches)
 
 
 def _patches(tokens: Tensor) -> Tensor:

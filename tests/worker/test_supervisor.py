@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from pydantic import ValidationError
 
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunDir, TrainerError
 from alignclip_store.settings import Settings
@@ -98,6 +99,16 @@ def test_threads_are_left_to_the_trainer_unless_they_are_set(run_dir):
     assert "--threads" not in trainer_command(run_dir, Settings())
     assert trainer_command(run_dir, Settings(threads=3))[-2:] == ["--threads", "3"]
     assert "OMP_NUM_THREADS" not in trainer_environment({}, Settings())
+
+
+def test_several_gpus_are_trained_on_by_as_many_processes(run_dir):
+    assert "--processes" not in trainer_command(run_dir, Settings())
+    settings = Settings(gpus="2,GPU-5f3a")
+    assert trainer_command(run_dir, settings)[-2:] == ["--processes", "2"]
+    assert trainer_environment({"CUDA_VISIBLE_DEVICES": "1"}, settings)["CUDA_VISIBLE_DEVICES"] == "2,GPU-5f3a"
+    for wrong in ("", "0,", "0, 1"):
+        with pytest.raises(ValidationError, match="gpus"):
+            Settings(gpus=wrong)
 
 
 def test_a_checkpoint_carries_the_numbers_of_the_weights_that_would_serve():

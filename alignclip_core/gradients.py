@@ -1,0 +1,158 @@
+"""Gradients of a batch in micro batches: those of the whole batch, in the memory of a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignclip_core.algorithms import StepOutput
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.errors import ConfigInvalid, OutOfMemory
+from alignclip_core.ranks import Ranks
+
+
+class Gradients:
+    """Adds up the gradients of a global batch, of which this rank has a share, micro batch by micro batch.
+
+    The losses are means over the batch, so a micro batch counts by its size. Where memory runs out, the micro batch is
+    halved and the share begun again: no weight has changed by then.
+    """
+
+    def __init__(
+        self,
+        algorithm: nn.Module,
+        config: FinetuneConfig,
+        ranks: Ranks,
+        scaler: torch.amp.GradScaler,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        """Raises `ConfigInvalid` when a rank would get no image."""
+        if ranks.num_ranks > config.global_batch_size:
+            raise ConfigInvalid(
+                f"global_batch_size is {config.global_batch_size}; {ranks.num_ranks} processes need one image each.",
+                param="global_batch_size",
+            )
+        self._batch_size = config.global_batch_size
+        self._ranks, self._scaler, self._autocast = ranks, scaler, autocast
+        self._module = ranks.wrap(algorithm)
+        self._parameters = [parameter for parameter in algorithm.parameters() if parameter.requires_grad]
+        self._asked = config.micro_batch_size
+        share = len(ranks.share(config.global_batch_size))
+        self.micro_batch_size = share if config.micro_batch_size == "auto" else min(config.micro_batch_size, share)
+        self.events: list[str] = []
+        """What happened that a person should read; who reads it empties it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The micro batch that the run has come down to, from the one that was asked for."""
+        return {"asked": self._asked, "micro_batch_size": self.micro_batch_size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with that micro batch, so that the sums stay the same bit for bit; unless another is asked for now."""
+        if state["asked"] == self._asked:
+            self.micro_batch_size = min(self.micro_batch_size, state["micro_batch_size"])
+
+    def probe(self, image_shape: tuple[int, ...], device: torch.device) -> None:
+        """Find a micro batch that fits beside the optimizer's state, which doesn't exist before the first step.
+
+        All ranks take the lowest of theirs. Leaves no gradient. Raises `OutOfMemory`.
+        """
+
+        def attempt() -> None:
+            optimizer_state = [torch.empty_like(parameter) for parameter in self._parameters for _ in range(2)]
+            size = self.micro_batch_size
+            images = torch.zeros(size, *image_shape, device=device)
+            with self._without_sync():
+                self._backward(images, torch.zeros(size, dtype=torch.int64, device=device))
+            del optimizer_state
+
+        self._until_it_fits(attempt)
+        self._drop()
+        self.micro_batch_size = self._ranks.lowest(self.micro_batch_size)
+
+    def add(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of a batch, of which these are this rank's images, to the parameters' own.
+
+        Returns, on the images' device, of the whole batch: total loss, smoothing loss, layer alignment, similarity
+        alignment, number of right answers. Raises `OutOfMemory`.
+        """
+        values: list[Tensor] = []
+
+        def attempt() -> None:
+            values[:] = [torch.zeros(5, device=images.device)]
+            pieces = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
+            for number, piece in enumerate(pieces, 1):
+                with contextlib.nullcontext() if number == len(pieces) else self._without_sync():
+                    values[0] += self._backward(*piece)
+
+        if self._ranks.num_ranks == 1:
+            self._until_it_fits(attempt)
+        else:
+            self._or_out_of_memory(attempt)
+        return self._ranks.sum(values[0])
+
+    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        weight = len(images) / self._batch_size
+        with self._autocast():
+            output: StepOutput = self._module(images, labels)
+        # The gradients are averaged over the ranks; the mean over the batch wants their sum.
+        self._scaler.scale(output.losses.total * (weight * self._ranks.num_ranks)).backward()
+        losses = output.losses
+        means = [losses.total, losses.smoothing, losses.layer_alignment, losses.similarity_alignment]
+        return torch.stack([mean.detach().float() * weight for mean in means] + [output.num_correct.float()])
+
+    def _without_sync(self) -> AbstractContextManager[Any]:
+        no_sync = getattr(self._module, "no_sync", contextlib.nullcontext)
+        return no_sync()
+
+    def _until_it_fits(self, attempt: Callable[[], None]) -> None:
+        while not _fits(attempt):
+            self._drop()
+            if self.micro_batch_size == 1:
+                raise OutOfMemory(
+                    "Memory ran out on the device even with one image at a time. gradient_checkpointing or a "
+                    "trainable of fewer weights would do.",
+                    param="micro_batch_size",
+                )
+            self.micro_batch_size = -(-self.micro_batch_size // 2)
+            self.events.append(
+                f"Memory ran out; going on with {self.micro_batch_size} images at a time. The batch of "
+                f"{self._batch_size} images stays."
+            )
+
+    def _or_out_of_memory(self, attempt: Callable[[], None]) -> None:
+        """The other ranks wait in the middle of their backward pass, so this one cannot begin again."""
+        if not _fits(attempt):
+            raise OutOfMemory(
+                f"Memory ran out on rank {self._ranks.rank} with {self.micro_batch_size} images at a time. A "
+                f"micro_batch_size of {max(1, self.micro_batch_size // 2)} would do.",
+                param="micro_batch_size",
+            )
+
+    def _drop(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had too little memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _fits(attempt: Callable[[], None]) -> bool:
+    """Whether there was memory enough. Nothing of a failed attempt stays: its error, which would hold it, is gone."""
+    try:
+        attempt()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True

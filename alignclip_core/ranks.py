@@ -1,0 +1,89 @@
+"""The processes that train one model together, one for each GPU: what they share of a batch, and what they agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alignclip_core.errors import ConfigInvalid
+
+TIMEOUT = timedelta(hours=1)  # longer than rank 0 takes to write a checkpoint to a slow disk
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those that train one model; alone, no call below costs anything."""
+
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def share(self, total: int) -> range:
+        """The places of 0..total-1 that are this rank's: one after another, as evenly as it goes."""
+        return range(self.rank * total // self.num_ranks, (self.rank + 1) * total // self.num_ranks)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, its gradients averaged over the ranks in every backward pass outside `no_sync()`."""
+        if self.num_ranks == 1:
+            return module
+        # Buffers need no broadcast: nothing changes them.
+        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        if self.num_ranks > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank; all ranks get the same answer."""
+        return bool(self.sum(torch.tensor(float(flag))))
+
+    def lowest(self, number: int) -> int:
+        """The lowest number of all ranks."""
+        value = torch.tensor(number)
+        if self.num_ranks > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MIN)
+        return int(value)
+
+    def gather_rows(self, rows: Tensor, total: int) -> Tensor:
+        """All `total` rows, of which each rank brings its `share`."""
+        if self.num_ranks == 1:
+            return rows
+        most = -(-total // self.num_ranks)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = [torch.empty_like(padded) for _ in range(self.num_ranks)]
+        dist.all_gather(gathered, padded)
+        shares = [Ranks(rank, self.num_ranks).share(total) for rank in range(self.num_ranks)]
+        return torch.cat([each[: len(share)] for each, share in zip(gathered, shares, strict=True)])
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.any(False)
+
+
+def join_ranks(rank: int, num_ranks: int, local_rank: int, meeting_point: str) -> Ranks:
+    """Meet the other ranks.
+
+    `meeting_point` is an `init_method` of torch: `env://` under torchrun, or `file://` with a path that is new. Raises
+    `ConfigInvalid` when there are GPUs, but fewer than processes.
+    """
+    on_cuda = torch.cuda.is_available()
+    if on_cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigInvalid(f"{local_rank + 1} processes want a GPU each; {torch.cuda.device_count()} can be seen.")
+        torch.cuda.set_device(local_rank)
+    # Gradients go by the GPUs' own wires, flags and image features by the CPU.
+    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+    dist.init_process_group(backend, init_method=meeting_point, rank=rank, world_size=num_ranks, timeout=TIMEOUT)
+    return Ranks(rank, num_ranks)
