@@ -98,8 +98,8 @@ def test_worker_is_shut_in(compose):
     assert worker["environment"]["ALIGNCLIP_KEY_PEPPER"] == ""
 
 
-def test_only_the_api_is_reached_from_outside(compose):
+def test_only_the_api_is_reached_from_outside_and_only_it_and_the_reaper_reach_there(compose):
     services = compose["services"]
-    assert {name for name, service in services.items() if "outside" in service["networks"]} == {"api"}
+    assert {name for name, service in services.items() if "outside" in service["networks"]} == {"api", "reaper"}
     assert {name for name, service in services.items() if "ports" in service} == {"api"}
     assert services["api"]["ports"][0].startswith("127.0.0.1:")
