@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
@@ -45,12 +46,19 @@ class BaseModel:
         return self.folder is not None
 
 
-def _openai(name: str, architecture: str) -> BaseModel:
+# An attention pool is the one layer of a ResNet whose attention can be aligned.
+RESNET_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {preset: {"num_aligned_layers": 1} for preset in ("paper", "authors_code")}
+)
+
+
+def _openai(name: str, architecture: str, presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BaseModel:
     return BaseModel(
         id=f"{name}-openai",
         architecture=f"{architecture}-quickgelu",
         pretrained="openai",
         text_model=f"{architecture}-quickgelu/openai",
+        presets=presets,
         licence="MIT",
         description=f"OpenAI's CLIP {architecture} at 224 pixels.",
     )
@@ -60,6 +68,7 @@ PULLABLE: tuple[BaseModel, ...] = (
     _openai("vit-b-16", "ViT-B-16"),
     _openai("vit-b-32", "ViT-B-32"),
     _openai("vit-l-14", "ViT-L-14"),
+    _openai("rn50", "RN50", RESNET_PRESETS),
 )
 """Models that `alignclip models pull` fetches from a hub."""
 
@@ -99,4 +108,15 @@ def read_card(folder: Path, model_id: str) -> BaseModel:
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
     }
     values.setdefault("text_model", model_id)
+    if _is_resnet(folder):
+        values.setdefault("presets", RESNET_PRESETS)
     return BaseModel(id=model_id, folder=folder, **values)
+
+
+def _is_resnet(folder: Path) -> bool:
+    """Whether open_clip's configuration there has a number of layers for each stage; a damaged one is told later."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        return isinstance(config["model_cfg"]["vision_cfg"]["layers"], list)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -11,12 +11,14 @@ import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, _build_text_tower, _build_vision_tower
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel
 from alignclip_core.encoder import starter
 from alignclip_core.encoder.image_tower import ImageEncoder
+from alignclip_core.encoder.resnet import ResNetEncoder
 from alignclip_core.encoder.text_tower import TextEncoder, Tokenizer, hugging_face_tokenizer
 from alignclip_core.encoder.weights import fill, read_weights
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit
@@ -41,7 +43,8 @@ def build_model(card: BaseModel, device: str | torch.device = "cpu") -> ClipMode
 def build_image_encoder(card: BaseModel, device: str | torch.device = "cpu") -> ImageEncoder:
     """The image tower alone.
 
-    Raises `BaseModelNotLocal` without files, `BaseModelUnfit` when they are damaged or the tower is no plain ViT.
+    Raises `BaseModelNotLocal` without files, `BaseModelUnfit` when they are damaged or the tower is neither a plain ViT
+    nor one of CLIP's ResNets.
     """
     folder = _folder(card)
     if folder == STARTER_FOLDER:
@@ -56,7 +59,8 @@ def build_image_encoder(card: BaseModel, device: str | torch.device = "cpu") -> 
         raise BaseModelUnfit(f"{path} holds no logit_scale; it is no CLIP of open_clip's layout.", param="model")
     logit_scale = weights.pop("logit_scale").exp().item()
     fill(visual, {name.removeprefix("visual."): value for name, value in weights.items()}, source=path)
-    return ImageEncoder(visual, logit_scale=logit_scale, preprocess=preprocess).to(device)
+    encoder = ResNetEncoder if isinstance(visual, ModifiedResNet) else ImageEncoder
+    return encoder(visual, logit_scale=logit_scale, preprocess=preprocess).to(device)
 
 
 def build_text_encoder(card: BaseModel, device: str | torch.device = "cpu") -> TextEncoder:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignclip_core.checkpoint import make_manifest, save_model
+from alignclip_core.checkpoint import make_manifest, read_manifest, save_model
 from alignclip_core.classifier import BATCH_SIZE, Classifier, check_labels, predictions
 from alignclip_core.config import make_config
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
@@ -84,6 +84,17 @@ def test_a_tuned_model_uses_its_own_weights_scale_and_preprocessing(
     base = Classifier.from_base(tiny_base_model)
     assert not torch.allclose(tuned.image_features(pictures), base.image_features(pictures), atol=1e-2)
     assert tuned.num_bytes == base.num_bytes > 100_000
+
+
+def test_a_model_is_served_with_the_pooling_that_it_was_trained_with(tiny_base_model, pictures, save_tuned):
+    kept = save_tuned()
+    as_the_base_does = Classifier.load(kept, tiny_base_model).image_features(pictures)
+    config = read_manifest(kept)["config"]
+    tuned = Classifier.load(save_tuned(config=config | {"pooling": "average"}), tiny_base_model)
+    assert not torch.allclose(tuned.image_features(pictures), as_the_base_does, atol=1e-2)
+    old = {name: value for name, value in config.items() if name != "pooling"}  # of before there was a choice
+    found = Classifier.load(save_tuned(config=old), tiny_base_model).image_features(pictures)
+    assert torch.equal(found, as_the_base_does)
 
 
 def test_a_model_of_another_base_is_refused(tiny_base_model, save_tuned):

@@ -71,17 +71,32 @@ def test_features_equal_open_clips_at_full_size(name):
         {"no_ln_pre": True, "mlp_ratio": 2.0},
         {"pos_embed_type": "sin_cos_2d", "patch_size": 16},
         {"patch_dropout": 0.5},
+        {"layers": 24, "width": 64, "patch_size": 14, "image_size": 56, "mlp_ratio": 4.0},  # as deep as ViT-L/14
+        {"layers": 2, "width": 32, "patch_size": 4, "image_size": 40},  # 100 patches
     ],
     ids=lambda changes: "-".join(changes) or "plain",
 )
 @torch.no_grad()
 def test_features_equal_open_clips_in_every_supported_form(changes):
     tower = random_tower(TINY | changes)
-    images = random_images()
+    images = random_images(size=changes.get("image_size", 32))
     encoder, expected = encoder_of(tower), normalize(tower(images), dim=-1)
     config = replace(CONFIG, num_aligned_layers=2)
     assert_close(encoder(images), expected, atol=1e-5, rtol=0)
     assert_close(encoder.forward_aligned(images, config).image_features, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("pooling", "pool_type"), [("average", "avg"), ("class_token", "tok"), (None, "tok")])
+@torch.no_grad()
+def test_pooling_is_what_open_clip_means_by_it(encoder, pooling, pool_type):
+    images = random_images()
+    of_class_token = normalize(encoder.visual(images), dim=-1)
+    expected = normalize(random_tower(TINY | {"pool_type": pool_type}, quick_gelu=True)(images), dim=-1)
+    encoder.pool_by("average")
+    encoder.pool_by(pooling)
+    assert_close(encoder(images), expected, atol=1e-5, rtol=0)
+    assert_close(encoder.forward_aligned(images, CONFIG).image_features, expected, atol=1e-5, rtol=0)
+    assert torch.allclose(of_class_token, expected, atol=1e-4) == (pool_type == "tok")
 
 
 @torch.no_grad()
