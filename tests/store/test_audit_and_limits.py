@@ -58,15 +58,19 @@ def test_owner_with_enough_at_work_is_passed_over(engine: Engine, new_job: Calla
 
 
 def test_claims_at_one_time_do_not_pass_the_limit_together(engine: Engine, new_job: Callable[..., Job]) -> None:
-    for _ in range(6):
+    for _ in range(12):
         new_job()
     claims = []
+    together = threading.Barrier(12)
 
     def claim() -> None:
+        with reading(engine) as session:
+            session.execute(text("SELECT 1"))  # connected
+            together.wait(20)
         with transaction(engine) as session:
             claims.append(claim_next(session, WORKER, 60, max_running_jobs=2))
 
-    threads = [threading.Thread(target=claim) for _ in range(6)]
+    threads = [threading.Thread(target=claim) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
