@@ -67,7 +67,10 @@ def train_seconds(config: FinetuneConfig, speed: Speed) -> float:
 def peak_memory_bytes(config: FinetuneConfig, tower: Tower) -> int:
     """Memory of the training's device at its highest, as the module's docstring counts it."""
     share = ALIGNED_SHARE if config.layer_alignment_weight or config.similarity_alignment_weight else 1.0
-    activations = config.global_batch_size * tower.num_floats_per_image * share
+    num_images = config.global_batch_size  # micro batches that are chosen on the device ("auto") only make it less
+    if config.micro_batch_size != "auto":
+        num_images = min(num_images, config.micro_batch_size)
+    activations = num_images * tower.num_floats_per_image * share
     return int(FLOAT_BYTES * (COPIES_IN_TRAINING * tower.num_parameters + activations))
 
 

@@ -44,6 +44,8 @@ def test_memory_grows_with_the_batch_and_the_alignment_and_disk_does_not(service
     small, large = (estimate(service, file_id, batch_size=size).json() for size in (4, 8))
     assert large["peak_gpu_bytes"] > small["peak_gpu_bytes"] > 0
     assert large["disk_bytes"] == small["disk_bytes"] > 0
+    pieces = estimate(service, file_id, batch_size=8, micro_batch_size=4).json()
+    assert pieces["peak_gpu_bytes"] == small["peak_gpu_bytes"]
     plain = estimate(service, file_id, batch_size=8, algorithm="finetune").json()
     assert plain["peak_gpu_bytes"] < large["peak_gpu_bytes"]
 
