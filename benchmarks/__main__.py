@@ -7,10 +7,14 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import input_pipeline, training_step
+from benchmarks import input_pipeline, memory, training_step
 from benchmarks.rows import save_rows
 
-BENCHMARKS = {"training_step": training_step.measure, "input_pipeline": input_pipeline.measure}
+BENCHMARKS = {
+    "training_step": training_step.measure,
+    "memory": memory.measure,
+    "input_pipeline": input_pipeline.measure,
+}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from alignclip_core.algorithms import make_algorithm
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import make_config
-from alignclip_core.encoder import ImageEncoder
+from alignclip_core.encoder import ImageEncoder, TrainedTower
 from alignclip_core.images import Preprocessing
 from alignclip_core.method.averaging import BetaMovingAverage
 from alignclip_core.run_dir import ClassSimilarity
@@ -59,8 +60,8 @@ def measure() -> list[Row]:
     return [*rows, Row("peak_memory_ratio_alignclip_over_finetune", ratio, "ratio", detail + machine())]
 
 
-def make_step(side: str, precision: str, batch: int) -> Callable[[], None]:
-    """One whole update of a fresh ViT-B/16: forward, backward, AdamW, average."""
+def make_step(side: str, precision: str, batch: int, **fields: Any) -> Callable[[], None]:
+    """One whole update of a fresh ViT-B/16: forward, backward, AdamW, average; `fields` of the config besides."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vision = CLIPVisionCfg(layers=12, width=768, patch_size=16, image_size=224)
@@ -68,7 +69,9 @@ def make_step(side: str, precision: str, batch: int) -> Callable[[], None]:
     encoder = ImageEncoder(_build_vision_tower(512, vision, True), logit_scale=100.0, preprocess=preprocess).to(device)
     names = {f"class {index:02d}": f"class {index:02d}" for index in range(NUM_CLASSES)}
     algorithm = "alignclip" if side == "alignclip" else "finetune"
-    config = make_config(BaseModel(id="benchmark"), class_names=names, algorithm=algorithm, given={"averaging": "bma"})
+    config = make_config(
+        BaseModel(id="benchmark"), class_names=names, algorithm=algorithm, given={"averaging": "bma"} | fields
+    )
     embeddings = np.random.default_rng(0).normal(size=(NUM_CLASSES, 512)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     similarity = ClassSimilarity(
@@ -80,22 +83,25 @@ def make_step(side: str, precision: str, batch: int) -> Callable[[], None]:
     )
     algorithm_module = make_algorithm(encoder, similarity, config)
     open_clip_module = OpenClipFinetune(encoder, torch.from_numpy(embeddings).to(device))
-    parameters = encoder.train_all_but()
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-6, weight_decay=0.1, fused=True)
-    average = BetaMovingAverage(parameters, config.num_steps, config.bma_beta)
+    encoder.gradient_checkpointing = config.gradient_checkpointing
+    tower = TrainedTower(encoder, config)
+    optimizer = torch.optim.AdamW(tower.parameters.values(), lr=1e-6, weight_decay=0.1, fused=True)
+    average = BetaMovingAverage(tower.weights(), config.num_steps, config.bma_beta)
     images = torch.randn(batch, 3, 224, 224, device=device)
     labels = torch.arange(batch, device=device) % NUM_CLASSES
+    pieces = batch if config.micro_batch_size == "auto" else config.micro_batch_size
 
     def step() -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            if side == "finetune":
-                loss = open_clip_module(images, labels)
-            else:
-                loss = algorithm_module(images, labels).losses.total
-        loss.backward()
+        for some_images, some_labels in zip(images.split(pieces), labels.split(pieces), strict=True):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                if side == "finetune":
+                    loss = open_clip_module(some_images, some_labels)
+                else:
+                    loss = algorithm_module(some_images, some_labels).losses.total
+            (loss * (len(some_images) / batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
-        average.update(parameters)
+        average.update(tower.weights())
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -106,7 +112,7 @@ def _time_ratios(precision: str, batch: int, num_rounds: int) -> list[Row]:
     steps = {side: make_step(side, precision, batch) for side in SIDES}
     for step in steps.values():
         step()
-    rounds = [{side: _seconds(step) for side, step in steps.items()} for _ in range(num_rounds)]
+    rounds = [{side: seconds_of(step) for side, step in steps.items()} for _ in range(num_rounds)]
     suffix = "" if (precision, batch) == CONDITIONS[0][:2] else f"_{precision}_batch_{batch}"
     rows = []
     for baseline, name in (("finetune", "finetune"), ("shortcut", "own_shortcut_finetune")):
@@ -119,7 +125,8 @@ def _time_ratios(precision: str, batch: int, num_rounds: int) -> list[Row]:
     return rows
 
 
-def _seconds(step: Callable[[], None]) -> float:
+def seconds_of(step: Callable[[], None]) -> float:
+    """How long one call takes."""
     started = time.perf_counter()
     step()
     return time.perf_counter() - started

@@ -1,6 +1,7 @@
 """Several processes train one model: the same numbers as one, one set of files, and one end for all."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from alignclip_core.checkpoint import load_checkpoint, load_model
 from alignclip_core.dataset.layout import list_folder, read_layout
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.loading import SampleOrder
-from alignclip_core.rank_processes import RankPlace
+from alignclip_core.rank_processes import RankPlace, RankProcesses
 from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunDir
 from alignclip_core.train import train
@@ -117,14 +118,15 @@ def test_a_stop_of_the_first_rank_stops_all_and_the_run_goes_on_bit_for_bit(make
     assert hashes[0] == hashes[1]
 
 
-def test_a_rank_that_is_lost_ends_the_run_with_a_word(make_run, start):
-    run_dir = make_run(**LONG)
-    trainer = start(run_dir, "--processes", "2")
-    wait_for(lambda: records(run_dir, "train"), trainer, run_dir)
-    psutil.Process(trainer.pid).children()[0].kill()
-    assert trainer.wait(WAIT_SECONDS) == EXIT_FAILED
-    assert run_dir.read_error().code == "internal_error"
-    assert run_dir.read_manifest() is None
+def test_a_rank_that_is_lost_is_told_with_its_exit_code(tmp_path):
+    losses: queue.Queue = queue.Queue()
+    others = RankProcesses([str(tmp_path)], 2, lambda *lost: losses.put(lost))
+    try:
+        (other,) = [child for child in psutil.Process().children() if str(tmp_path) in child.cmdline()]
+        other.kill()
+        assert losses.get(timeout=WAIT_SECONDS) == (1, -signal.SIGKILL)
+    finally:
+        others.end()
 
 
 def test_what_ended_another_rank_is_what_the_run_says(make_run, start):
