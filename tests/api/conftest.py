@@ -47,7 +47,7 @@ TINY = {
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 6},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
 }
-RESNET = TINY | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+POOLED = TINY | {"vision_cfg": TINY["vision_cfg"] | {"attentional_pool": True, "attn_pooler_heads": 2}}
 
 
 @dataclass
@@ -136,9 +136,9 @@ def _plain_log() -> None:
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two base models with random weights: `tiny`, a ViT of six blocks, and `resnet`, which cannot be aligned."""
+    """Two base models with random weights: `tiny`, a ViT of six blocks, and `pooled`, whose pooling leaves nothing to align."""
     folder = tmp_path_factory.mktemp("models")
-    for name, config in (("tiny", TINY), ("resnet", RESNET)):
+    for name, config in (("tiny", TINY), ("pooled", POOLED)):
         (folder / name).mkdir()
         torch.manual_seed(0)
         model = open_clip.model.CLIP(**config, init_logit_scale=torch.tensor(20.0).log().item())

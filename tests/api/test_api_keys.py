@@ -202,12 +202,12 @@ def test_quota_of_waiting_jobs_and_stored_bytes_is_a_429_that_clients_do_not_rep
 
 
 def test_base_models_are_those_that_the_operator_allows(start_service, picture):
-    service = start_service(allowed_base_models=["resnet"])
-    assert [model["id"] for model in service.http.get("/v1/models").json()["data"]] == ["resnet"]
+    service = start_service(allowed_base_models=["pooled"])
+    assert [model["id"] for model in service.http.get("/v1/models").json()["data"]] == ["pooled"]
     assert service.http.post("/v1/models/tiny/classify", content=picture).status_code == 404
     refused = service.http.post("/v1/similarity", json={"model": "tiny", "class_names": ["cat", "dog"]})
     assert refused.status_code == 400
-    assert "allows: resnet" in refused.json()["error"]["message"]
+    assert "allows: pooled" in refused.json()["error"]["message"]
 
 
 def test_client_that_stops_sending_is_408_and_disconnected(start_service):

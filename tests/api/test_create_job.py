@@ -195,7 +195,7 @@ def test_model_that_is_not_on_this_machine_is_refused_with_what_to_do(refused):
 
 
 def test_model_that_cannot_be_aligned_is_refused(refused):
-    assert refused(model="resnet").code == "model_unfit"
+    assert refused(model="pooled").code == "model_unfit"
 
 
 def test_unknown_training_file_is_refused(refused):
