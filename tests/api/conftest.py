@@ -136,7 +136,7 @@ def _plain_log() -> None:
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two base models with random weights: `tiny`, a ViT of six blocks, and `pooled`, whose pooling leaves nothing to align."""
+    """Two base models with random weights: `tiny`, a ViT of six blocks, and `pooled`, which cannot be aligned."""
     folder = tmp_path_factory.mktemp("models")
     for name, config in (("tiny", TINY), ("pooled", POOLED)):
         (folder / name).mkdir()
