@@ -87,7 +87,7 @@ def test_folder_is_exported(run, home, tmp_path):
 
 def test_mixture_of_a_folder_is_a_folder(run, home, tmp_path):
     assert "--output" in run("interpolate", "tuned", "--alpha", "0.5").stderr
-    assert "0<=x<=1" in run("interpolate", "tuned", "--alpha", "1.5", "--output", tmp_path / "mixed").stderr
+    assert "less than or" in run("interpolate", "tuned", "--alpha", "1.5", "--output", tmp_path / "mixed").stderr
     done = run("interpolate", "tuned", "--alpha", "0.5", "--output", tmp_path / "mixed")
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "mixed" / "manifest.json").read_text())

@@ -129,7 +129,7 @@ def test_a_cancel_before_the_trainer_starts_cancels(service, archive, claim_run)
     run = claim_run()
     with transaction(service.engine) as session:
         request_cancel(session, "owner", job_id)
-    service.wait(job_id, lambda _: run.lease.is_cancel_requested)
+    service.wait(job_id, lambda _: run.lease.wish)
     tasks.conclude(run, tasks.perform(run))
     assert service.job(job_id).status == "cancelled"
     assert not run.run_dir.path.exists()
