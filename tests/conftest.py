@@ -34,9 +34,10 @@ POSTGRES_URL_VARIABLE = "ALIGNCLIP_TEST_POSTGRES_URL"
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
     """Settings of the person who runs the tests must not reach them, nor a shell's that runs them in the background:
-    it has SIGINT ignored, and so would every process that a test starts and interrupts.
+    it has SIGINT and SIGQUIT ignored, and so would every process that a test starts and ends by them.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("ALIGNCLIP_") and name != POSTGRES_URL_VARIABLE]:
             patch.delenv(name)
