@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from benchmarks.rows import Row, machine
+from benchmarks.rows import Row, machine, peak_bytes
 from benchmarks.training_step import MEMORY_STEPS, make_step, seconds_of
 
 PLAIN: Mapping[str, Any] = {}
@@ -70,8 +67,7 @@ def _print_peak(fields: str, batch: str) -> None:
     step = make_step("alignclip", "bf16", int(batch), **json.loads(fields))
     for _ in range(MEMORY_STEPS):
         step()
-    on_cuda = torch.cuda.is_available()
-    print(torch.cuda.max_memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_bytes())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Steps alternate, so that whatever else the machine does hits all; a ratio is the
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from alignclip_core.encoder import ImageEncoder, TrainedTower
 from alignclip_core.images import Preprocessing
 from alignclip_core.method.averaging import BetaMovingAverage
 from alignclip_core.run_dir import ClassSimilarity
-from benchmarks.rows import Row, machine
+from benchmarks.rows import Row, machine, peak_bytes
 
 NUM_CLASSES = 65  # as many as Office-Home
 CONDITIONS = (("bf16", 8, 9), ("fp32", 8, 5), ("bf16", 36, 3))  # precision, batch, rounds
@@ -142,8 +141,7 @@ def _print_peak(side: str, precision: str, batch: str) -> None:
     step = make_step(side, precision, int(batch))
     for _ in range(MEMORY_STEPS):
         step()
-    on_cuda = torch.cuda.is_available()
-    print(torch.cuda.max_memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_bytes())
 
 
 if __name__ == "__main__":
