@@ -30,7 +30,10 @@ MAX_RATIO = 200  # bytes out per byte in; photographs hardly shrink at all
 RATIO_COUNTS_FROM_BYTES = 100 << 20  # a small archive may hold blank pictures
 MAX_CONTENTS_BYTES_PER_FILE = 512  # of the table of contents, which is read into memory whole
 UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError, OverflowError)
-"""What `zipfile` raises for archives that were damaged or made to harm."""
+"""What `zipfile` raises for archives that were damaged or made to harm.
+
+NotImplementedError is its word for a compression or encryption that it does not know.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

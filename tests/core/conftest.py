@@ -14,9 +14,14 @@ from safetensors.torch import save_file
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel, read_card
 from alignclip_core.checkpoint import make_manifest, save_model
 from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.dataset.layout import list_folder, read_layout
+from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
+from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_core.prompts import class_similarity_of
-from alignclip_core.run_dir import RunDir
+from alignclip_core.ranks import Ranks
+from alignclip_core.run_dir import ClassSimilarity, RunDir
+from alignclip_core.trainer import Trainer
 
 TINY_MODEL_CONFIG = {
     "embed_dim": 32,
@@ -112,6 +117,38 @@ def write_run(tiny_base_model: BaseModel, draw_dataset) -> Callable[..., RunDir]
 def make_run(tmp_path: Path, write_run) -> Callable[..., RunDir]:
     """make_run(name="run", **of_write_run): the same in the test's own folder."""
     return lambda name="run", **fields: write_run(tmp_path / name, **fields)
+
+
+@pytest.fixture(scope="session")
+def similarity(tiny_base_model: BaseModel) -> ClassSimilarity:
+    """Of the shapes, by the tiny model's text tower."""
+    return class_similarity_of(build_text_encoder(tiny_base_model), SHAPES, ("a photo of a {}.",))
+
+
+@pytest.fixture
+def make_trainer(make_run, tiny_base_model: BaseModel, similarity: ClassSimilarity) -> Callable[..., Trainer]:
+    """make_trainer(run_dir=None, ranks=Ranks(), **fields): a trainer of the tiny model.
+
+    Where no run is given it trains on drawn shapes, the same ones each time.
+    """
+
+    def make(run_dir: RunDir | None = None, ranks: Ranks | None = None, **fields) -> Trainer:
+        run_dir = run_dir or make_run(f"run{len(made)}", **fields)
+        made.append(run_dir)
+        config = run_dir.read_config()
+        split = split_dataset(read_layout(list_folder(run_dir.dataset)), config)
+        return Trainer(
+            build_image_encoder(tiny_base_model),
+            config,
+            similarity,
+            split,
+            inputs=run_dir.inputs,
+            limits=DEFAULT_LIMITS,
+            ranks=ranks or Ranks(),
+        )
+
+    made: list[RunDir] = []
+    return make
 
 
 def tiny_config(base_model: BaseModel, algorithm: str = "alignclip", **fields) -> FinetuneConfig:

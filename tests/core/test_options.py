@@ -11,11 +11,7 @@ import pytest
 import torch
 
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.dataset.layout import list_folder, read_layout
-from alignclip_core.dataset.splits import split_dataset
-from alignclip_core.encoder import build_image_encoder, build_text_encoder
-from alignclip_core.images import DEFAULT_LIMITS
-from alignclip_core.prompts import class_similarity_of
+from alignclip_core.encoder import build_image_encoder
 from alignclip_core.trainer import Trainer
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -51,28 +47,6 @@ def test_every_test_on_the_page_exists(rows):
 
 
 # The options that no other test proves
-
-
-@pytest.fixture(scope="module")
-def similarity(tiny_base_model):
-    names = ("circle", "cross", "square", "triangle")
-    return class_similarity_of(build_text_encoder(tiny_base_model), names, ("a photo of a {}.",))
-
-
-@pytest.fixture
-def make_trainer(make_run, tiny_base_model, similarity):
-    """make_trainer(**fields): a trainer of the tiny model on drawn shapes, the same ones each time."""
-
-    def make(**fields) -> Trainer:
-        run_dir = make_run(f"run{len(made)}", **fields)
-        made.append(run_dir)
-        config = run_dir.read_config()
-        split = split_dataset(read_layout(list_folder(run_dir.dataset)), config)
-        encoder = build_image_encoder(tiny_base_model)
-        return Trainer(encoder, config, similarity, split, inputs=run_dir.inputs, limits=DEFAULT_LIMITS)
-
-    made: list = []
-    return make
 
 
 def run(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -5,44 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from alignclip_core.checkpoint import load_checkpoint, save_checkpoint
-from alignclip_core.dataset.layout import list_folder, read_layout
-from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
 from alignclip_core.errors import ConfigInvalid, TrainingDiverged
-from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_core.loading import normalise
 from alignclip_core.method.averaging import bma_weights
-from alignclip_core.prompts import class_similarity_of
-from alignclip_core.trainer import Trainer, learning_rate_at
+from alignclip_core.trainer import learning_rate_at
 
 SHAPES = ("circle", "cross", "square", "triangle")
-
-
-@pytest.fixture(scope="module")
-def similarity(tiny_base_model):
-    return class_similarity_of(build_text_encoder(tiny_base_model), SHAPES, ("a photo of a {}.",))
-
-
-@pytest.fixture
-def make_trainer(make_run, tiny_base_model, similarity):
-    """make_trainer(run_dir=None, **fields): a trainer of the tiny model, and of drawn shapes where no run is given."""
-
-    def make(run_dir=None, **fields) -> Trainer:
-        run_dir = run_dir or make_run(f"run{len(made)}", **fields)
-        made.append(run_dir)
-        config = run_dir.read_config()
-        split = split_dataset(read_layout(list_folder(run_dir.dataset)), config)
-        return Trainer(
-            build_image_encoder(tiny_base_model),
-            config,
-            similarity,
-            split,
-            inputs=run_dir.inputs,
-            limits=DEFAULT_LIMITS,
-        )
-
-    made: list = []
-    return make
 
 
 def assert_equal_weights(first: dict, second: dict) -> None:

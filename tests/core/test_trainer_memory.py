@@ -5,38 +5,12 @@ import math
 import pytest
 import torch
 
-from alignclip_core.dataset.layout import list_folder, read_layout
-from alignclip_core.dataset.splits import split_dataset
-from alignclip_core.encoder import build_image_encoder, build_text_encoder
 from alignclip_core.errors import ConfigInvalid, OutOfMemory, TrainingDiverged
-from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_core.loading import normalise
-from alignclip_core.prompts import class_similarity_of
 from alignclip_core.ranks import Ranks
 from alignclip_core.trainer import Trainer
 
 SHAPES = ("circle", "cross", "square", "triangle")
-
-
-@pytest.fixture(scope="module")
-def similarity(tiny_base_model):
-    return class_similarity_of(build_text_encoder(tiny_base_model), SHAPES, ("a photo of a {}.",))
-
-
-@pytest.fixture
-def make_trainer(make_run, tiny_base_model, similarity):
-    """make_trainer(**fields): a trainer of the tiny model on drawn shapes, the same ones each time."""
-
-    def make(ranks=Ranks(), **fields) -> Trainer:  # noqa: B008
-        run_dir = make_run(f"run{len(made)}", **fields)
-        made.append(run_dir)
-        config = run_dir.read_config()
-        split = split_dataset(read_layout(list_folder(run_dir.dataset)), config)
-        encoder = build_image_encoder(tiny_base_model)
-        return Trainer(encoder, config, similarity, split, inputs=run_dir.inputs, limits=DEFAULT_LIMITS, ranks=ranks)
-
-    made: list = []
-    return make
 
 
 def gradients_and_values(trainer: Trainer) -> tuple[dict, torch.Tensor]:

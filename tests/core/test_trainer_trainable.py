@@ -4,13 +4,9 @@ import pytest
 import torch
 
 from alignclip_core.checkpoint import load_checkpoint, save_checkpoint
-from alignclip_core.dataset.layout import list_folder, read_layout
-from alignclip_core.dataset.splits import split_dataset
-from alignclip_core.encoder import build_image_encoder, build_text_encoder
+from alignclip_core.encoder import build_image_encoder
 from alignclip_core.errors import ConfigInvalid
-from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_core.method.averaging import bma_weights
-from alignclip_core.prompts import class_similarity_of
 from alignclip_core.trainer import Trainer
 
 SHAPES = ("circle", "cross", "square", "triangle")
@@ -24,27 +20,6 @@ CHOICES = [
     {"trainable": "lora", "lora_rank": 4},
 ]
 every_choice = pytest.mark.parametrize("choice", CHOICES, ids=[choice["trainable"] for choice in CHOICES])
-
-
-@pytest.fixture(scope="module")
-def similarity(tiny_base_model):
-    return class_similarity_of(build_text_encoder(tiny_base_model), SHAPES, ("a photo of a {}.",))
-
-
-@pytest.fixture
-def make_trainer(make_run, tiny_base_model, similarity):
-    """make_trainer(**fields): a trainer of the tiny model on drawn shapes, the same ones each time."""
-
-    def make(**fields) -> Trainer:
-        run_dir = make_run(f"run{len(made)}", **fields)
-        made.append(run_dir)
-        config = run_dir.read_config()
-        split = split_dataset(read_layout(list_folder(run_dir.dataset)), config)
-        encoder = build_image_encoder(tiny_base_model)
-        return Trainer(encoder, config, similarity, split, inputs=run_dir.inputs, limits=DEFAULT_LIMITS)
-
-    made: list = []
-    return make
 
 
 def moved(name: str, before: torch.Tensor, after: torch.Tensor) -> set[str]:
