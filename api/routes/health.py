@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from kombu.exceptions import OperationalError as BrokerError
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from alignclip_store.database import SchemaState, schema_state
+from alignclip_store.queue import reaches_broker
 from api.dependencies import ResourcesDep
 from api.resources import Resources
-
-BROKER_SECONDS = 1.0
 
 router = APIRouter(tags=["health"])
 
@@ -43,7 +41,7 @@ async def get_health() -> Health:
 def get_readiness(resources: ResourcesDep, response: Response) -> Readiness:
     """200 when requests can be served, if only with delay; 503 when not."""
     schema = _find_schema(resources)
-    has_broker = _reaches_broker(resources)
+    has_broker = reaches_broker(resources.queue)
     if schema != "current":
         response.status_code = 503
     return Readiness(
@@ -59,18 +57,3 @@ def _find_schema(resources: Resources) -> SchemaState | None:
         return schema_state(resources.engine)
     except SQLAlchemyError:
         return None
-
-
-def _reaches_broker(resources: Resources) -> bool:
-    queue = resources.queue
-    options = queue.conf.broker_transport_options | {
-        "socket_timeout": BROKER_SECONDS,
-        "socket_connect_timeout": BROKER_SECONDS,
-        "max_retries": 0,
-    }
-    try:
-        with queue.connection_for_write(connect_timeout=BROKER_SECONDS, transport_options=options) as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
-    except (BrokerError, OSError):
-        return False
-    return True
