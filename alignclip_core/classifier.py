@@ -16,7 +16,7 @@ from alignclip_core.encoder import ImageEncoder
 from alignclip_core.errors import LabelsInvalid
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.images import Preprocessing
-from alignclip_core.loading import normalise, prepare_image
+from alignclip_core.pixels import normalise, prepare_image
 
 BATCH_SIZE = 32
 

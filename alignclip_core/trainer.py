@@ -31,9 +31,10 @@ from alignclip_core.evaluation import (
 )
 from alignclip_core.gradients import Gradients
 from alignclip_core.images import ImageLimits
-from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training, normalise
+from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training
 from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
 from alignclip_core.misalignment import MAX_IMAGES, AttentionMisalignment, Divergences, mean_divergences
+from alignclip_core.pixels import normalise
 from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record
 

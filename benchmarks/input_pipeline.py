@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from alignclip_core.images import DEFAULT_LIMITS, Preprocessing, decode_image
-from alignclip_core.loading import normalise, random_crop
+from alignclip_core.images import DEFAULT_LIMITS, Preprocessing
+from alignclip_core.pixels import decode_pixels, normalise, random_crop
 from benchmarks.rows import Row, machine
 
 NUM_IMAGES = 200
@@ -75,7 +75,7 @@ def _ours() -> Callable[[bytes], object]:
 
     def load(content: bytes) -> object:
         crop = random_crop(
-            decode_image(content, DEFAULT_LIMITS),
+            decode_pixels(content, DEFAULT_LIMITS),
             224,
             scale=(0.7, 1.0),
             horizontal_flip=True,

@@ -14,7 +14,7 @@ from alignclip_core.explain.maps import Maps, make_maps
 from alignclip_core.explain.pictures import PICTURE_SIDE, overlay, overview
 from alignclip_core.finished_model import FinishedModel, load_base_model
 from alignclip_core.images import Preprocessing
-from alignclip_core.loading import prepare_image
+from alignclip_core.pixels import prepare_image
 from alignclip_core.prompts import embed_classes
 
 ARRAYS_FILE = "maps.npz"

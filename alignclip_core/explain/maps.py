@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignclip_core.config import FinetuneConfig, make_config
 from alignclip_core.finished_model import FinishedModel
-from alignclip_core.loading import normalise, prepare_image
+from alignclip_core.pixels import normalise, prepare_image
 
 
 @dataclass(frozen=True, eq=False)

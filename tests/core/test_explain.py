@@ -17,7 +17,7 @@ from alignclip_core.explain.explaining import explain
 from alignclip_core.explain.maps import config_of, make_maps, normalised
 from alignclip_core.explain.pictures import overlay
 from alignclip_core.finished_model import load_base_model, load_finished_model
-from alignclip_core.loading import normalise, prepare_image
+from alignclip_core.pixels import normalise, prepare_image
 
 
 @pytest.fixture(scope="module")

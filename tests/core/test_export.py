@@ -20,7 +20,7 @@ from alignclip_core.errors import BaseModelError, ExportUnfit
 from alignclip_core.export.exporting import export_model
 from alignclip_core.export.fitness import check_fits
 from alignclip_core.finished_model import load_base_model, load_finished_model
-from alignclip_core.loading import normalise, prepare_image
+from alignclip_core.pixels import normalise, prepare_image
 from alignclip_core.prompts import embed_classes
 
 PROMPTS = ["a drawing of a circle.", "a cross", "naïve café's 24 squares!"]

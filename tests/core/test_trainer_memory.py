@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignclip_core.errors import ConfigInvalid, OutOfMemory, TrainingDiverged
-from alignclip_core.loading import normalise
+from alignclip_core.pixels import normalise
 from alignclip_core.ranks import Ranks
 from alignclip_core.trainer import Trainer
 
