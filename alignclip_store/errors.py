@@ -3,7 +3,7 @@
 StoreError
 ├── RowNotFound          no such row of this owner
 │   ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound
-│   ├── WebhookNotFound
+│   ├── WebhookNotFound, AliasNotFound
 │   ├── KeyNotFound
 │   └── EventNotFound, CheckpointNotFound    also for an unknown `after` of a list
 ├── JobNotReady          asked for a result before there is one
@@ -11,6 +11,7 @@ StoreError
 ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
 ├── ArtifactMissing      a row names files that are not there
 ├── FileInUse            a job that has not finished needs the file
+├── ModelInUse           an alias points to the model
 ├── UrlRefused           the service may not call that URL
 ├── TooManyWebhooks      one owner has enough of them
 ├── SchemaNewer          a later version has migrated the database: this one must not write to it
@@ -54,6 +55,10 @@ class WebhookNotFound(RowNotFound):
     code = "webhook_not_found"
 
 
+class AliasNotFound(RowNotFound):
+    code = "alias_not_found"
+
+
 class KeyNotFound(RowNotFound):
     code = "api_key_not_found"
 
@@ -84,6 +89,10 @@ class ArtifactMissing(StoreError):
 
 class FileInUse(StoreError):
     code = "file_in_use"
+
+
+class ModelInUse(StoreError):
+    code = "model_in_use"
 
 
 class UrlRefused(StoreError):

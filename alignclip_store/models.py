@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from alignclip_store.aliases import require_no_alias
 from alignclip_store.database import database_now
 from alignclip_store.errors import ModelNotFound
 from alignclip_store.ids import model_id
@@ -68,8 +69,12 @@ def list_models(session: Session, owner: str) -> list[Model]:
 
 
 def delete_model(session: Session, owner: str, model_id: str) -> Model:
-    """Remove the row and return it, so that the caller can delete its files after the commit."""
+    """Remove the row and return it, so that the caller can delete its files after the commit.
+
+    Raises `ModelInUse` while an alias points to it.
+    """
     model = get_model(session, owner, model_id)
+    require_no_alias(session, owner, model_id)
     session.delete(model)
     session.flush()
     return model

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from alignclip_store.database import database_now
 from alignclip_store.job_status import FINISHED
 from alignclip_store.settings import Settings
-from alignclip_store.tables import Checkpoint, File, Job, Model
+from alignclip_store.tables import Alias, Checkpoint, File, Job, Model
 
 MAX_ROWS = 100  # of a kind in one transaction; the next one takes the rest
 
@@ -55,10 +55,12 @@ def _drop_checkpoints(session: Session, days: float | None) -> list[str]:
 
 
 def _drop_models(session: Session, days: float | None) -> list[str]:
+    """Models that no alias points to."""
     if days is None:
         return []
     before = database_now(session) - timedelta(days=days)
-    statement = select(Model).where(Model.created_at < before).limit(MAX_ROWS)
+    is_named = exists().where(Alias.owner == Model.owner, Alias.model_id == Model.id)
+    statement = select(Model).where(Model.created_at < before, ~is_named).limit(MAX_ROWS)
     return _drop(session, list(session.scalars(statement.with_for_update(skip_locked=True))))
 
 

@@ -246,6 +246,18 @@ class Model(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(Json)
 
 
+class Alias(Base):
+    """A name of an owner's for a model, such as `production`, that can be moved to another one."""
+
+    __tablename__ = "aliases"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(320))  # of a tuned or a base model: the latter has no row
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    changed_at: Mapped[datetime] = mapped_column(Moment)  # when it was last moved
+
+
 class ApiKey(Base):
     """A key that clients show. Its text is nowhere: only what finds it and what proves it."""
 
