@@ -1,4 +1,4 @@
-"""The rows. Columns only; every table has an owner, every time is aware UTC."""
+"""The rows. Columns only; every table but the workers' has an owner, every time is aware UTC."""
 
 from __future__ import annotations
 
@@ -182,8 +182,23 @@ class Run(Base):
     device: Mapped[str] = mapped_column(String(256))
     started_at: Mapped[datetime] = mapped_column(Moment)
     ended_at: Mapped[datetime | None] = mapped_column(Moment)
-    outcome: Mapped[str | None] = mapped_column(String(32))  # succeeded, failed, cancelled, stopped, lost
+    outcome: Mapped[str | None] = mapped_column(String(32))  # succeeded, failed, cancelled, paused, stopped, lost
     log_uri: Mapped[str | None] = mapped_column(Text)
+    num_devices: Mapped[int] = mapped_column(default=1, server_default="1")  # that it trains on; a CPU counts as one
+    swept_at: Mapped[datetime | None] = mapped_column(Moment)  # when files that no row names were deleted
+
+
+class Worker(Base):
+    """A worker process by its last signs of life; it belongs to the operator."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)  # Celery's node name
+    host: Mapped[str] = mapped_column(String(256))
+    device: Mapped[str] = mapped_column(String(256))
+    started_at: Mapped[datetime] = mapped_column(Moment)
+    seen_at: Mapped[datetime] = mapped_column(Moment)  # the process ran
+    answered_at: Mapped[datetime] = mapped_column(Moment)  # it took a wake-up: the broker reaches it
 
 
 class Event(Base):
@@ -229,6 +244,7 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(Moment)
     step: Mapped[int]
     artifact_uri: Mapped[str] = mapped_column(Text)
+    num_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     metrics: Mapped[dict[str, Any]] = mapped_column(Json)
 
 
@@ -243,6 +259,7 @@ class Model(Base):
     created_at: Mapped[datetime] = mapped_column(Moment)
     base_model: Mapped[str] = mapped_column(String(128))
     artifact_uri: Mapped[str] = mapped_column(Text)
+    num_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     manifest: Mapped[dict[str, Any]] = mapped_column(Json)
 
 
