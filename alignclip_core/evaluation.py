@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,16 +15,20 @@ from torch import Tensor
 
 from alignclip_core.dataset.layout import Sample
 from alignclip_core.dataset.splits import EvaluationGroup
-from alignclip_core.method.misalignment import class_misalignment
+from alignclip_core.method.misalignment import TOP_CLASSES, class_misalignment
 from alignclip_core.method.similarity import class_similarity
 
 Evaluation = dict[str, Any]
 """{"accuracy", "loss", "num_images", "standard_error", "per_class": {folder: accuracy}, "per_domain": {domain: ...}},
-the fields of `ClassMisalignment` that are not None and, where it was measured, "attention" (`mean_divergences`)"""
+the fields of `ClassMisalignment` that are not None, "confusion" and "mistakes" (`DETAILS`) and, where it was measured,
+"attention" (`mean_divergences`)"""
 Evaluations = dict[str, dict[str, Evaluation]]
 """{"trained_domains" | "test_domains": {"trained_classes" | "unseen_classes" | "all_classes": Evaluation}}"""
 
 SOURCE_VALIDATION = ("trained_domains", "trained_classes")
+DETAILS = ("confusion", "mistakes")
+"""What an evaluation says of single images and pairs of classes: for a result, too long for a metric."""
+MAX_MISTAKES = 12
 
 
 def evaluated_indices(groups: Iterable[EvaluationGroup]) -> list[int]:
@@ -71,6 +76,11 @@ def evaluate(
     return evaluations
 
 
+def without_details(evaluation: Evaluation) -> Evaluation:
+    """The numbers alone."""
+    return {name: value for name, value in evaluation.items() if name not in DETAILS}
+
+
 def headline(zero_shot: Evaluations, tuned: Evaluations) -> dict[str, Any]:
     """What was gained on source validation, with the standard error of the difference.
 
@@ -108,7 +118,8 @@ def _evaluate_group(
 ) -> Evaluation:
     columns = {name: column for column, name in enumerate(label_space)}
     labels = torch.tensor([columns[sample.class_name] for sample in samples])
-    hits = (logits.argmax(dim=1) == labels).tolist()
+    predicted = logits.argmax(dim=1)
+    hits = (predicted == labels).tolist()
     accuracy = sum(hits) / len(hits)
     misalignment = asdict(class_misalignment(logits, labels, cosine))
     return {
@@ -119,7 +130,35 @@ def _evaluate_group(
         "per_class": _mean_by((sample.class_name for sample in samples), hits),
         "per_domain": _mean_by((sample.domain for sample in samples), hits),
         **{name: value for name, value in misalignment.items() if value is not None},
+        "confusion": _confusion(labels, predicted, label_space),
+        "mistakes": _mistakes(logits, samples, hits, label_space),
     }
+
+
+def _confusion(labels: Tensor, predicted: Tensor, label_space: Sequence[str]) -> dict[str, Any]:
+    """How many images of a class were taken for which: [row of the truth, row of the prediction, images]."""
+    pairs, counts = torch.stack([labels, predicted], dim=1).unique(dim=0, return_counts=True)
+    return {
+        "labels": list(label_space),
+        "counts": [[*pair, count] for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)],
+    }
+
+
+def _mistakes(
+    logits: Tensor, samples: Sequence[Sample], hits: Sequence[bool], label_space: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Some wrong images with their likeliest classes (figure 4), chosen alike for every model of the same images."""
+    wrong = [row for row, is_hit in enumerate(hits) if not is_hit]
+    chosen = sorted(wrong, key=lambda row: hashlib.sha256(samples[row].path.encode()).digest())[:MAX_MISTAKES]
+    top = torch.softmax(logits[chosen], dim=1).topk(min(TOP_CLASSES, len(label_space)), dim=1)
+    return [
+        {
+            "path": samples[row].path,
+            "label": samples[row].class_name,
+            "top": [[label_space[column], share] for column, share in zip(columns, shares, strict=True)],
+        }
+        for row, columns, shares in zip(chosen, top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
 
 
 def _mean_by(keys: Iterable[str], hits: Sequence[bool]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from alignclip_core.evaluation import (
     encode_images,
     evaluate,
     evaluated_indices,
+    without_details,
 )
 from alignclip_core.gradients import Gradients
 from alignclip_core.images import ImageLimits
@@ -143,7 +144,10 @@ class Trainer:
         ]
         if not groups:
             return {}
-        return {weights: self.evaluate(groups, weights, after_batch)[domains][classes] for weights in weight_sets}
+        return {
+            weights: without_details(self.evaluate(groups, weights, after_batch)[domains][classes])
+            for weights in weight_sets
+        }
 
     def evaluate(
         self,

@@ -18,7 +18,7 @@ from alignclip_core.dataset.layout import DatasetLayout, list_folder, read_layou
 from alignclip_core.dataset.splits import Split, split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
 from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid, TrainingStopped
-from alignclip_core.evaluation import SOURCE_VALIDATION, Evaluation, Evaluations, headline
+from alignclip_core.evaluation import SOURCE_VALIDATION, Evaluation, Evaluations, headline, without_details
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits
 from alignclip_core.prompts import class_similarity_of
 from alignclip_core.ranks import Ranks
@@ -196,7 +196,11 @@ class TrainingRun:
     def _say_evaluation(self, evaluations: dict[str, Evaluations], others: dict[str, Evaluation]) -> None:
         """What these evaluations of all groups, and `others`, say of source validation."""
         domains, classes = SOURCE_VALIDATION
-        found = {name: each[domains][classes] for name, each in evaluations.items() if classes in each.get(domains, {})}
+        found = {
+            name: without_details(each[domains][classes])
+            for name, each in evaluations.items()
+            if classes in each.get(domains, {})
+        }
         self._say("evaluation", others | found)
 
     def _say(self, kind: RecordKind, values: dict[str, Any]) -> None:

@@ -5,7 +5,14 @@ import torch
 
 from alignclip_core.dataset.layout import Sample
 from alignclip_core.dataset.splits import EvaluationGroup
-from alignclip_core.evaluation import encode_images, evaluate, evaluated_indices, harmonic_mean, headline
+from alignclip_core.evaluation import (
+    encode_images,
+    evaluate,
+    evaluated_indices,
+    harmonic_mean,
+    headline,
+    without_details,
+)
 
 CLASSES = ("cat", "cow", "dog")
 EMBEDDINGS = torch.eye(3)
@@ -107,3 +114,34 @@ def test_an_evaluation_says_how_sensible_its_mistakes_are():
     assert found["error_similarity"] == pytest.approx((0.8 + 0.0) / 2, abs=1e-6)
     assert found["mean_class_similarity"] == pytest.approx(0.8 / 3, abs=1e-6)
     assert "top5_coherence" not in found  # of three classes
+
+
+def test_an_evaluation_says_which_classes_were_taken_for_which():
+    groups = [group("all_classes", (0, 1, 2, 3, 4), CLASSES)]
+    found = evaluate(LOOKS, SAMPLES, groups, EMBEDDINGS, CLASSES, 10.0)["trained_domains"]["all_classes"]
+    assert found["confusion"]["labels"] == list(CLASSES)
+    assert found["confusion"]["counts"] == [[0, 0, 1], [0, 1, 1], [1, 1, 1], [2, 0, 1], [2, 2, 1]]
+
+
+def test_wrong_images_are_named_with_their_likeliest_classes():
+    groups = [group("all_classes", (0, 1, 2, 3, 4), CLASSES)]
+    found = evaluate(LOOKS, SAMPLES, groups, EMBEDDINGS, CLASSES, 10.0)["trained_domains"]["all_classes"]
+    mistakes = {each["path"]: each for each in found["mistakes"]}
+    assert mistakes.keys() == {"a/cat/1.png", "b/dog/1.png"}
+    assert mistakes["b/dog/1.png"]["label"] == "dog"
+    assert [name for name, _ in mistakes["b/dog/1.png"]["top"]] == ["cat", "dog", "cow"]
+    shares = [share for _, share in mistakes["b/dog/1.png"]["top"]]
+    assert shares == pytest.approx(torch.softmax(10 * LOOKS[3], 0).sort(descending=True).values.tolist(), abs=1e-6)
+    assert "confusion" not in without_details(found)
+
+
+def test_a_long_list_of_mistakes_is_cut_at_the_same_images_for_every_model():
+    samples = [Sample(f"cat/{number}.png", "cat") for number in range(40)]
+    indices = tuple(range(40))
+    shown = []
+    for right in ((0, 1), ()):  # a model that is right twice, and one that never is
+        looks = torch.tensor([[1.0, 0, 0] if index in right else [0, 1.0, 0] for index in indices])
+        found = evaluate(looks, samples, [group("all_classes", indices, CLASSES)], EMBEDDINGS, CLASSES, 10.0)
+        shown.append([each["path"] for each in found["trained_domains"]["all_classes"]["mistakes"]])
+    assert [len(paths) for paths in shown] == [12, 12]
+    assert len(set(shown[0]) & set(shown[1])) >= 10
