@@ -24,6 +24,7 @@ from torch import Tensor
 from alignclip_core.base_models import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_model
 from alignclip_core.errors import ConversionRefused
+from alignclip_core.timm_names import architecture_of_timm, has_timm_names, rename_from_timm
 
 Normalisation = Literal["openai", "imagenet"]
 _MEAN_AND_STD: Mapping[Normalisation, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -48,7 +49,8 @@ def convert_checkpoint(
 ) -> Path:
     """Write the checkpoint as a base model's folder, aside and renamed; the folder.
 
-    `architecture` is a name of open_clip's or the path of such a configuration; `quick_gelu` None is what it says.
+    `architecture` is a name of open_clip's or the path of such a configuration; `quick_gelu` None is what it says (a
+    file of SLIP's has GELU in the image tower and QuickGELU in the text tower; there it is about the text tower).
     `normalisation`: of the images that the weights were trained on; a checkpoint does not say. Raises
     `ConversionRefused` for files that need code to be read and for tensors that don't fit, `BaseModelUnfit` for towers
     that can't be aligned.
@@ -56,10 +58,13 @@ def convert_checkpoint(
     if folder.exists():
         raise ConversionRefused(f"{folder} is there already; name another folder.", param="output")
     config = read_architecture(architecture)
-    if quick_gelu is not None:
+    tensors = without_prefixes(read_tensors(file))
+    if has_timm_names(tensors):
+        tensors, config = rename_from_timm(tensors), architecture_of_timm(config, quick_gelu)
+    elif quick_gelu is not None:
         config["quick_gelu"] = quick_gelu
     expected = _expected_shapes(config)
-    weights = fit_names(read_tensors(file), expected)
+    weights = fit_names(tensors, expected)
     _check_shapes(weights, expected, architecture)
     mean, std = _MEAN_AND_STD[normalisation]
     preprocessing = {"mean": mean, "std": std, "interpolation": PreprocessCfg().interpolation}
@@ -126,13 +131,18 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
+def without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the prefixes of wrapping modules taken off."""
+    bare = dict(weights)
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in bare)), None):
+        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
+    return bare
+
+
 def fit_names(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors under open_clip's names: wrappers' prefixes taken off, what is no weight left out."""
-    renamed = dict(weights)
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in renamed)), None):
-        renamed = {name.removeprefix(prefix): value for name, value in renamed.items()}
+    """The tensors under open_clip's names, what is no weight left out."""
     fitted = {}
-    for name, value in renamed.items():
+    for name, value in weights.items():
         if name in NO_WEIGHTS or name.endswith(NO_WEIGHT_ENDINGS):
             continue
         bare = next((name.removeprefix(prefix) for prefix in TEXT_PREFIXES if name.startswith(prefix)), name)
@@ -198,8 +208,8 @@ def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[in
 def _hint(unknown: list[str]) -> str:
     if any(".blocks." in name or ".attn.qkv." in name for name in unknown):
         return (
-            " The image tower has timm's names (visual.blocks..., attn.qkv), as SLIP's files have; only open_clip's "
-            "and OpenAI's names (visual.transformer.resblocks...) are read: rename the tensors first."
+            " The image tower has timm's names (visual.blocks..., attn.qkv) but is no plain ViT as SLIP's, with a "
+            "class token and learned positions; only that, open_clip's and OpenAI's names are read."
         )
     if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
         return " These are the names of transformers' CLIPModel; only open_clip's and OpenAI's are read."
@@ -210,6 +220,8 @@ def _card(file: Path, architecture: str, config: Mapping[str, Any]) -> dict[str,
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     activation = "QuickGELU" if config.get("quick_gelu") else "GELU"
+    if config.get("text_quick_gelu", config.get("quick_gelu")) != config.get("quick_gelu"):
+        activation += ", QuickGELU in the text tower"
     return {
         "architecture": architecture,
         "text_model": f"converted/{digest[:16]}",

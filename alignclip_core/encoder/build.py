@@ -79,7 +79,9 @@ def build_text_encoder(card: BaseModel, device: str | torch.device = "cpu") -> T
 def _text_tower(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, Tokenizer]:
     text_config = CLIPTextCfg(**config["text_cfg"])
     if not text_config.hf_model_name:
-        tower = _build_text_tower(config["embed_dim"], text_config, config.get("quick_gelu", False))
+        # SLIP's towers differ in it, which open_clip has no word for.
+        quick_gelu = config.get("text_quick_gelu", config.get("quick_gelu", False))
+        tower = _build_text_tower(config["embed_dim"], text_config, quick_gelu)
         return tower, open_clip.get_tokenizer(f"local-dir:{folder}")
     # `pull_model` puts the text model's own configuration and tokenizer beside the weights.
     tower = HFTextEncoder(

@@ -37,8 +37,15 @@ def check_fits(
             "transformers can build; export it as 'onnx'.",
             param="format",
         )
+    config = model_config(base_model, manifest)
+    if config.get("text_quick_gelu", config.get("quick_gelu")) != config.get("quick_gelu"):
+        raise ExportUnfit(
+            f"The towers of {base_model.id!r} have different activations (GELU and QuickGELU), which neither open_clip "
+            "nor transformers can build; export it as 'onnx'.",
+            param="format",
+        )
     if export_format == "huggingface":
-        reason = _why_no_clip_model(model_config(base_model, manifest))
+        reason = _why_no_clip_model(config)
         if reason:
             raise ExportUnfit(
                 f"transformers' CLIPModel cannot be {base_model.id!r}: {reason}. Export it as 'open_clip' or 'onnx'.",

@@ -8,12 +8,14 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
 from alignclip_core.base_models import find_base_model
 from alignclip_core.conversion import convert_checkpoint
 from alignclip_core.encoder import build_model
-from alignclip_core.errors import BaseModelUnfit, ConversionRefused
+from alignclip_core.errors import BaseModelUnfit, ConversionRefused, ExportUnfit
+from alignclip_core.export.fitness import check_fits
 
 TEXTS = ["a photo of a dog", "a dog"]
 
@@ -77,6 +79,55 @@ def test_activation_is_the_architectures_unless_it_is_named(clip, architecture, 
     assert content["preprocess_cfg"]["mean"] == [0.485, 0.456, 0.406]
 
 
+class Slip(torch.nn.Module):
+    """What SLIP's models.CLIP is: timm's ViT and CLIP's text tower, with a head of self-supervision beside them."""
+
+    def __init__(self, config):
+        super().__init__()
+        vision = config["vision_cfg"]
+        self.visual = VisionTransformer(
+            img_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            embed_dim=vision["width"],
+            depth=vision["layers"],
+            num_heads=vision["width"] // vision["head_width"],
+            num_classes=0,
+        )
+        text = open_clip.model.CLIP(**config | {"quick_gelu": True})
+        self.transformer, self.token_embedding, self.ln_final = text.transformer, text.token_embedding, text.ln_final
+        self.positional_embedding, self.text_projection = text.positional_embedding, text.text_projection
+        self.image_projection = torch.nn.Parameter(torch.randn(vision["width"], config["embed_dim"]) / 7)
+        self.logit_scale = torch.nn.Parameter(torch.tensor(3.0))
+        self.image_mlp = torch.nn.Linear(vision["width"], 8)
+        self.text = [text.encode_text]  # in a list: no module of its own
+
+    def logits(self, images, tokens):
+        image = torch.nn.functional.normalize(self.visual(images) @ self.image_projection, dim=-1)
+        return self.logit_scale.exp() * image @ self.text[0](tokens, normalize=True).T
+
+
+@torch.no_grad()
+def test_a_file_of_slip_gives_the_same_logits(tiny_model_config, architecture, tmp_path):
+    torch.manual_seed(6)
+    slip = Slip(tiny_model_config).eval()
+    for parameter in slip.visual.parameters():  # timm's biases begin at zero
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    weights = {f"module.{name}": value for name, value in slip.state_dict().items()}
+    torch.save({"epoch": 25, "state_dict": weights}, tmp_path / "slip.pt")
+    folder = convert_checkpoint(
+        tmp_path / "slip.pt", architecture, tmp_path / "models" / "slip", normalisation="imagenet"
+    )
+    card = find_base_model("slip", tmp_path / "models")
+    model = build_model(card)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    logits = model.image_encoder.logit_scale * model.image_encoder(images) @ model.text_encoder.encode(TEXTS).T
+    assert_close(logits, slip.logits(images, open_clip.tokenize(TEXTS)), atol=1e-4, rtol=0)
+    assert "GELU, QuickGELU in the text tower" in card.description
+    assert folder.name == "slip"
+    with pytest.raises(ExportUnfit, match="different activations"):
+        check_fits(card, "open_clip")
+
+
 def test_safetensors_are_read_too(clip, architecture, tmp_path):
     save_file(clip.state_dict(), tmp_path / "their.safetensors")
     assert convert_checkpoint(tmp_path / "their.safetensors", architecture, tmp_path / "theirs").is_dir()
@@ -116,7 +167,7 @@ def test_file_that_is_no_checkpoint_is_refused(architecture, tmp_path, content):
     ("change", "reason"),
     [
         (lambda weights: weights.pop("visual.proj"), r"It lacks visual\.proj"),
-        (lambda weights: weights.update({"visual.blocks.0.attn.qkv.weight": torch.ones(1)}), "timm's names.*SLIP"),
+        (lambda weights: weights.update({"visual.blocks.0.attn.qkv.weight": torch.ones(1)}), "timm's names.*no plain"),
         (lambda weights: weights.update({"visual.proj": torch.ones(2, 2)}), r"is \[2, 2\], wanted \[48, 32\]"),
         (lambda weights: weights.update({"text_model.x": torch.ones(1)}), "transformers' CLIPModel"),
     ],
