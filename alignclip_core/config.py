@@ -59,6 +59,8 @@ class FinetuneConfig:
     unseen_classes: tuple[str, ...] = ()  # folder names: never trained, evaluated on their own and in the union
     test_domains: tuple[str, ...] = ()  # domain folders left out of training
     validation_fraction: float = 0.2  # of each (domain, class), when no validation set is given
+    test_fraction: float = 0.0  # of each (domain, class) outside test_domains: only evaluated; the same for every seed
+    num_shots: int | None = None  # images of each (domain, class) that train, drawn by the seed; None: all
     seed: int = 0
     skip_bad_images: bool = False
 
@@ -191,7 +193,7 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 DATA_FIELDS = frozenset(
     {
         "base_model", "class_names", "algorithm", "preset", "templates", "unseen_classes", "test_domains",
-        "validation_fraction", "seed", "skip_bad_images",
+        "validation_fraction", "test_fraction", "num_shots", "seed", "skip_bad_images",
     }
 )  # fmt: skip
 HYPERPARAMETERS = tuple(f.name for f in fields(FinetuneConfig) if f.name not in DATA_FIELDS)
@@ -258,6 +260,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 _RANGES: Mapping[str, tuple[float, float]] = {
     "validation_fraction": (0.0, 0.9),
+    "test_fraction": (0.0, 0.9),
+    "num_shots": (1, 1_000_000),
     "seed": (0, 2**63 - 1),
     "num_steps": (0, 10_000_000),
     "global_batch_size": (1, 1_000_000),

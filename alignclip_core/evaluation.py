@@ -21,9 +21,11 @@ from alignclip_core.method.similarity import class_similarity
 Evaluation = dict[str, Any]
 """{"accuracy", "loss", "num_images", "standard_error", "per_class": {folder: accuracy}, "per_domain": {domain: ...}},
 the fields of `ClassMisalignment` that are not None, "confusion" and "mistakes" (`DETAILS`) and, where it was measured,
-"attention" (`mean_divergences`)"""
+"attention" (`mean_divergences`). Of test domains also "parts": DomainBed's two shares, {name: {"accuracy",
+"num_images"}}"""
 Evaluations = dict[str, dict[str, Evaluation]]
-"""{"trained_domains" | "test_domains": {"trained_classes" | "unseen_classes" | "all_classes": Evaluation}}"""
+"""{"trained_domains" | "test_domains" | "test_images": {"trained_classes" | "unseen_classes" | "all_classes":
+Evaluation}}"""
 
 SOURCE_VALIDATION = ("trained_domains", "trained_classes")
 DETAILS = ("confusion", "mistakes")
@@ -72,6 +74,7 @@ def evaluate(
             class_similarity(own_embeddings),
             [samples[index] for index in group.indices],
             group.label_space,
+            {name: [place for place, i in enumerate(group.indices) if i in part] for name, part in group.parts.items()},
         )
     return evaluations
 
@@ -115,6 +118,7 @@ def _evaluate_group(
     cosine: Float[Tensor, "classes classes"],
     samples: Sequence[Sample],
     label_space: Sequence[str],
+    parts: Mapping[str, Sequence[int]],
 ) -> Evaluation:
     columns = {name: column for column, name in enumerate(label_space)}
     labels = torch.tensor([columns[sample.class_name] for sample in samples])
@@ -130,8 +134,17 @@ def _evaluate_group(
         "per_class": _mean_by((sample.class_name for sample in samples), hits),
         "per_domain": _mean_by((sample.domain for sample in samples), hits),
         **{name: value for name, value in misalignment.items() if value is not None},
+        **({"parts": _parts(hits, parts)} if parts else {}),
         "confusion": _confusion(labels, predicted, label_space),
         "mistakes": _mistakes(logits, samples, hits, label_space),
+    }
+
+
+def _parts(hits: Sequence[bool], parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    return {
+        name: {"accuracy": sum(hits[row] for row in rows) / len(rows), "num_images": len(rows)}
+        for name, rows in parts.items()
+        if rows
     }
 
 

@@ -88,6 +88,8 @@ class FinetuneRequest(BaseModel):
     unseen_classes: list[str] | None = Field(None, description="Class folders that are evaluated and never trained.")
     test_domains: list[str] | None = Field(None, description="Domain folders that are evaluated and never trained.")
     validation_fraction: float | None = Field(None, description="Share held out of each class in each domain.")
+    test_fraction: float | None = Field(None, description="Share of each that is only evaluated.")
+    num_shots: int | None = Field(None, ge=1, description="Images of each class in each domain that train; unset: all.")
     skip_bad_images: bool | None = Field(None, description="Leave broken images out instead of refusing the job.")
 
     n_epochs: int | None = Field(None, ge=1, le=100_000, description="Passes over the training images.")
@@ -129,7 +131,7 @@ class FinetuneRequest(BaseModel):
     def to_config(self, base_model: BaseClip, class_names: Mapping[str, str]) -> FinetuneConfig:
         """The complete config but for `n_epochs`, whose steps depend on the split. Raises `ConfigInvalid`."""
         given: dict[str, Any] = dict(self.model_extra or {})
-        for name in ("seed", "validation_fraction", "skip_bad_images"):
+        for name in ("seed", "validation_fraction", "test_fraction", "num_shots", "skip_bad_images"):
             given[name] = getattr(self, name)
         for name in ("unseen_classes", "test_domains", "crop_scale", "frozen_modules"):
             value = getattr(self, name)

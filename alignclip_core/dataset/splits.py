@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+
+import numpy as np
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import DatasetLayout, Sample
 from alignclip_core.errors import DatasetInvalid
+
+OUT_SHARE = 0.2  # of a domain: DomainBed's holdout_fraction
+MAX_FEW_SHOT_VALIDATION = 4  # images of a (domain, class), as CoOp's code has it
 
 
 @dataclass(frozen=True)
 class EvaluationGroup:
     """Samples that are evaluated together, and the classes among which the model chooses for them."""
 
-    domains: str  # "trained_domains" or "test_domains"
+    domains: str  # "trained_domains", "test_domains" or, with a test share, "test_images" of the trained domains
     classes: str  # "trained_classes", "unseen_classes" or "all_classes"
     indices: tuple[int, ...]  # into Split.samples
     label_space: tuple[str, ...]  # folder names, sorted
+    parts: Mapping[str, frozenset[int]] = field(default_factory=dict)  # shares of them that are told beside
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,20 @@ class Split:
 def split_dataset(layout: DatasetLayout, config: FinetuneConfig, validation: DatasetLayout | None = None) -> Split:
     """The split of a dataset by its config.
 
-    Without a validation set, each (domain, class) gives the share `validation_fraction` of its images, at least one
-    where it has two, and never its last. Raises `DatasetInvalid`.
+    First each (domain, class) gives the share `test_fraction`. Without a validation set, it then gives the share
+    `validation_fraction` of the rest, at least one where it has two, and never its last. With `num_shots`, so many of
+    what is left train, at most four validate, and the others take no part. Raises `DatasetInvalid`.
     """
     _check_domains(layout, config)
     _check_classes(layout.class_names, config)
     samples = layout.samples
-    trainable = [index for index, sample in enumerate(samples) if _is_trained(sample, config)]
+    tested = _draw_test(samples, config)
+    trainable = [index for index, sample in enumerate(samples) if _is_trained(sample, config) and index not in tested]
     _check_trained_classes(samples, trainable, config)
     if validation is None:
         train, held_out = _hold_out(samples, trainable, config)
+        if config.num_shots is not None:
+            held_out = _draw(samples, held_out, min(config.num_shots, MAX_FEW_SHOT_VALIDATION), config.seed)
     else:
         _check_validation_classes(validation, config)
         samples += tuple(replace(sample, source="validation") for sample in validation.samples)
@@ -55,7 +65,10 @@ def split_dataset(layout: DatasetLayout, config: FinetuneConfig, validation: Dat
             raise DatasetInvalid(
                 "The validation set has no image of a trained class in a trained domain.", param="validation_file"
             )
-    return Split(samples, tuple(train), tuple(held_out), _groups(samples, train, config))
+    if config.num_shots is not None:
+        train = _draw(samples, train, config.num_shots, config.seed)
+    groups = _groups(samples, held_out, tested, config, _domain_parts(layout, config))
+    return Split(samples, tuple(train), tuple(held_out), groups)
 
 
 def resolve_class_names(layout: DatasetLayout, given: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
@@ -78,12 +91,35 @@ def _is_trained(sample: Sample, config: FinetuneConfig) -> bool:
     return sample.domain not in config.test_domains and sample.class_name not in config.unseen_classes
 
 
+def _draw_test(samples: Sequence[Sample], config: FinetuneConfig) -> frozenset[int]:
+    """The same for every seed, so that seeds and methods are compared on the same images."""
+    candidates = [index for index, sample in enumerate(samples) if sample.domain not in config.test_domains]
+    drawn: list[int] = []
+    for indices in _strata(samples, candidates).values():
+        num_tested = _num_held_out(len(indices), config.test_fraction)
+        drawn += sorted(indices, key=lambda index: _lot("test", samples[index]))[:num_tested]
+    return frozenset(drawn)
+
+
+def _draw(samples: Sequence[Sample], candidates: Iterable[int], num_each: int, seed: int) -> list[int]:
+    """So many of each (domain, class), sorted."""
+    drawn: list[int] = []
+    for indices in _strata(samples, candidates).values():
+        drawn += sorted(indices, key=lambda index: _lot(f"{seed}/shots", samples[index]))[:num_each]
+    return sorted(drawn)
+
+
+def _strata(samples: Sequence[Sample], candidates: Iterable[int]) -> dict[tuple[str, str], list[int]]:
+    strata: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index in candidates:
+        strata[samples[index].domain, samples[index].class_name].append(index)
+    return strata
+
+
 def _hold_out(
     samples: Sequence[Sample], trainable: Iterable[int], config: FinetuneConfig
 ) -> tuple[list[int], list[int]]:
-    strata: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index in trainable:
-        strata[samples[index].domain, samples[index].class_name].append(index)
+    strata = _strata(samples, trainable)
     held_out: set[int] = set()
     for indices in strata.values():
         shuffled = sorted(indices, key=lambda index: _lot(config.seed, samples[index]))
@@ -98,32 +134,62 @@ def _num_held_out(num_samples: int, fraction: float) -> int:
     return min(max(int(num_samples * fraction + 0.5), 1), num_samples - 1)
 
 
-def _lot(seed: int, sample: Sample) -> bytes:
+def _lot(seed: int | str, sample: Sample) -> bytes:
     """A draw that depends on the seed and the sample's name alone, not on its folder or on the other samples."""
     name = f"{seed}/{sample.domain}/{sample.class_name}/{PurePosixPath(sample.path).name}"
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
-def _groups(samples: Sequence[Sample], train: Iterable[int], config: FinetuneConfig) -> tuple[EvaluationGroup, ...]:
-    """Everything that does not train is evaluated somewhere."""
-    trained = set(train)
+def _domain_parts(layout: DatasetLayout, config: FinetuneConfig) -> dict[str, frozenset[int]]:
+    """DomainBed's two shares of each test domain, by its own draw: a paper's figure may be on either alone."""
+    parts: dict[str, set[int]] = {"in_split": set(), "out_split": set()}
+    for number, domain in enumerate(layout.domains):
+        if domain not in config.test_domains:
+            continue
+        indices = [index for index, sample in enumerate(layout.samples) if sample.domain == domain]
+        seed = int(hashlib.md5(str((config.seed, number)).encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
+        order = list(range(len(indices)))
+        np.random.RandomState(seed).shuffle(order)
+        num_out = int(len(indices) * OUT_SHARE)
+        parts["out_split"].update(indices[place] for place in order[:num_out])
+        parts["in_split"].update(indices[place] for place in order[num_out:])
+    return {name: frozenset(indices) for name, indices in parts.items()}
+
+
+def _groups(
+    samples: Sequence[Sample],
+    held_out: Iterable[int],
+    tested: frozenset[int],
+    config: FinetuneConfig,
+    parts: Mapping[str, frozenset[int]],
+) -> tuple[EvaluationGroup, ...]:
+    """Everything that does not train is evaluated somewhere, but for what few shots leave over.
+
+    Where a test share is held out, unseen classes of the trained domains are evaluated on it alone.
+    """
+    validating = set(held_out)
     members: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
-        domains = "test_domains" if sample.domain in config.test_domains else "trained_domains"
         classes = "unseen_classes" if sample.class_name in config.unseen_classes else "trained_classes"
-        if index not in trained:
-            members[domains, classes].append(index)
+        if sample.domain in config.test_domains:
+            members["test_domains", classes].append(index)
+        elif index in tested:
+            members["test_images", classes].append(index)
+        elif index in validating or (classes == "unseen_classes" and not tested):
+            members["trained_domains", classes].append(index)
     label_spaces = {"trained_classes": config.trained_classes, "unseen_classes": config.unseen_classes}
     groups: list[EvaluationGroup] = []
-    for domains in ("trained_domains", "test_domains"):
+    for domains in ("trained_domains", "test_domains", "test_images"):
+        own_parts = parts if domains == "test_domains" else {}
         for classes, label_space in label_spaces.items():
             # Among fewer than two classes there is nothing to choose: such images count in all_classes alone.
             if members[domains, classes] and len(label_space) > 1:
                 space = tuple(sorted(label_space))
-                groups.append(EvaluationGroup(domains, classes, tuple(members[domains, classes]), space))
+                groups.append(EvaluationGroup(domains, classes, tuple(members[domains, classes]), space, own_parts))
         union = sorted(members[domains, "trained_classes"] + members[domains, "unseen_classes"])
         if union and config.unseen_classes:
-            groups.append(EvaluationGroup(domains, "all_classes", tuple(union), tuple(sorted(config.class_names))))
+            space = tuple(sorted(config.class_names))
+            groups.append(EvaluationGroup(domains, "all_classes", tuple(union), space, own_parts))
     return tuple(groups)
 
 

@@ -145,3 +145,13 @@ def test_a_long_list_of_mistakes_is_cut_at_the_same_images_for_every_model():
         shown.append([each["path"] for each in found["trained_domains"]["all_classes"]["mistakes"]])
     assert [len(paths) for paths in shown] == [12, 12]
     assert len(set(shown[0]) & set(shown[1])) >= 10
+
+
+def test_shares_of_a_group_are_told_beside_it():
+    parts = {"in_split": frozenset({0, 1, 3}), "out_split": frozenset({2}), "empty": frozenset[int]()}
+    groups = [EvaluationGroup("test_domains", "trained_classes", (0, 1, 2, 3), ("cat", "dog"), parts)]
+    found = evaluate(LOOKS[:4], SAMPLES, groups, EMBEDDINGS, CLASSES, 10.0)["test_domains"]["trained_classes"]
+    assert found["parts"] == {
+        "in_split": {"accuracy": pytest.approx(2 / 3), "num_images": 3},
+        "out_split": {"accuracy": 1.0, "num_images": 1},
+    }

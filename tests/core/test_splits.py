@@ -1,8 +1,10 @@
 import dataclasses
+import hashlib
 import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from alignclip_core.config import FinetuneConfig
@@ -205,3 +207,49 @@ def test_names_that_do_not_fit_are_named(given, message):
     with pytest.raises(DatasetInvalid, match=message) as caught:
         resolve_class_names(PETS, given)
     assert caught.value.param == "class_names"
+
+
+def test_the_test_share_is_the_same_for_every_seed_and_takes_no_part_in_training():
+    first, second = (split_dataset(LAYOUT, config_of(test_fraction=0.2, seed=seed)) for seed in (0, 1))
+    tested = group(first, "test_images", "trained_classes")
+    assert tested.indices == group(second, "test_images", "trained_classes").indices
+    assert first.validation != second.validation
+    assert len(tested.indices) == 4 + 2 + 1 + 1 + 1 + 1
+    assert set(tested.indices).isdisjoint(first.train + first.validation)
+
+
+def test_unseen_classes_are_tested_on_the_test_share_where_there_is_one():
+    split = split_dataset(LAYOUT, config_of(test_fraction=0.2, unseen_classes=("cow", "dog"), test_domains=("art",)))
+    classes = {name: group(split, "test_images", name).label_space for name in ("trained_classes", "unseen_classes")}
+    assert classes == {"trained_classes": ("bird", "cat"), "unseen_classes": ("cow", "dog")}
+    assert {split.samples[i].domain for i in group(split, "test_images", "all_classes").indices} == {"photo", "sketch"}
+    assert group(split, "trained_domains", "unseen_classes") is None
+
+
+def test_few_shots_are_drawn_of_each_class_by_the_seed():
+    splits = [split_dataset(LAYOUT, config_of(num_shots=2, seed=seed)) for seed in (0, 0, 1)]
+    assert splits[0].train == splits[1].train != splits[2].train
+    drawn: dict[str, int] = {}
+    for index in splits[0].train:
+        folder = splits[0].samples[index].path.rsplit("/", 1)[0]
+        drawn[folder] = drawn.get(folder, 0) + 1
+    assert drawn == {"art/cat": 2, "art/dog": 2, "photo/cat": 2, "photo/dog": 1, "photo/bird": 1} | {
+        "sketch/cat": 2,
+        "sketch/cow": 2,
+    }
+    # two of art/cat's four validate, and the rest of it takes no part
+    assert sum(splits[0].samples[i].path.startswith("art/cat") for i in splits[0].validation) == 2
+    assert len(group(splits[0], "trained_domains", "trained_classes").indices) == len(splits[0].validation)
+
+
+def test_a_test_domain_has_the_shares_of_domainbed():
+    split = split_dataset(LAYOUT, config_of(test_domains=("photo",), unseen_classes=("bird", "cow"), seed=3))
+    everything = group(split, "test_domains", "all_classes")
+    # DomainBed: RandomState(md5(str((trial_seed, env)))).shuffle(keys), of which the first fifth is "out"
+    keys = list(range(10))
+    number = int(hashlib.md5(b"(3, 1)").hexdigest(), 16) % 2**31
+    np.random.RandomState(number).shuffle(keys)
+    photos = [i for i, sample in enumerate(LAYOUT.samples) if sample.domain == "photo"]
+    assert everything.parts["out_split"] == {photos[key] for key in keys[:2]}
+    assert everything.parts["in_split"] == {photos[key] for key in keys[2:]}
+    assert group(split, "trained_domains", "all_classes").parts == {}
