@@ -30,6 +30,7 @@ from api.routes import (
     jobs,
     metrics,
     models,
+    page,
     queue,
     similarity,
     stream,
@@ -73,6 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.measurements = Measurements()
     app.add_middleware(RequestMeter, measurements=app.state.measurements)
     app.include_router(metrics.router, dependencies=metrics.access(settings))
+    app.include_router(page.router)
+    app.mount("/web", page.files)
     # models last: it takes all below its path
     for routes in (
         files,

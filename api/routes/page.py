@@ -1,0 +1,54 @@
+"""The page that a person opens: static files of `api/web`, which speaks to the API as any other client does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+WEB = Path(__file__).parents[1] / "web"
+
+# No inline script or style, and nothing from elsewhere. Pictures are the person's own (blob:) or the API's (data:).
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "font-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # browsers ask whether a file has changed: an upgrade is seen at once
+}
+
+router = APIRouter()
+
+
+class WebFiles(StaticFiles):
+    """The page's files with the headers that every one of them carries."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(HEADERS)
+        return response
+
+
+@router.get("/", include_in_schema=False)
+def show_page() -> FileResponse:
+    """The page itself; where in it a person is stands behind the # of the address."""
+    return FileResponse(WEB / "index.html", headers=HEADERS)
+
+
+files = WebFiles(directory=WEB)

@@ -1,0 +1,106 @@
+// One job: what it does, how well, and what can be done with it.
+
+import { post } from "../lib/api.js";
+import { duration, jobName, percent, phaseWord, plural, points, roughly, tone, when } from "../lib/format.js";
+import { useAction, useJob } from "../lib/hooks.js";
+import { html, useState } from "../lib/html.js";
+import { href } from "../lib/route.js";
+import { isFinished } from "../lib/stream.js";
+import { PageHead, Placeholder, Problem, Progress, Status } from "../parts/controls.js";
+import { ClassesTab } from "./job/classes.js";
+import { CurvesTab } from "./job/curves.js";
+import { HistoryTab } from "./job/history.js";
+import { MistakesTab } from "./job/mistakes.js";
+import { SettingsTab } from "./job/settings.js";
+import { SimilarityTab } from "./job/similarity.js";
+import { doing } from "./jobs.js";
+
+const TABS = [
+  ["curves", "Curves", CurvesTab],
+  ["classes", "Classes", ClassesTab],
+  ["mistakes", "Mistakes", MistakesTab],
+  ["similarity", "Similarity", SimilarityTab],
+  ["settings", "Settings", SettingsTab],
+  ["history", "History", HistoryTab],
+];
+
+export function JobPage({ id, tab = "curves" }) {
+  const news = useJob(id);
+  const { job, error, isConnected } = news;
+  if (!job) {
+    return html`<${PageHead} title="Job" />${error ? html`<${Problem} error=${error} hint=${html`<a href=${href(["jobs"])}>To the jobs that are there</a>`} />` : html`<${Placeholder} height=${420} />`}`;
+  }
+  const Tab = (TABS.find(([name]) => name === tab) ?? TABS[0])[2];
+  return html`<${PageHead} title=${jobName(job)} lead=${html`<${Origin} job=${job} />`}><${Actions} job=${job} onChange=${news.restart} /><//>
+    <div class="stack">
+      <${Doing} job=${job} isConnected=${isConnected} />
+      <${Problem} error=${job.error} hint=${job.error && "Retry goes on from the last checkpoint; Clone lets you change the settings first."} />
+      <${Problem} error=${error} />
+      <${Figures} job=${job} train=${news.train} evaluations=${news.evaluations} />
+    </div>
+    <nav class="tabs" aria-label="About this job">
+      ${TABS.map(([name, word]) => html`<a href=${href(["jobs", id, name])} aria-current=${name === tab ? "page" : undefined}>${word}</a>`)}
+    </nav>
+    <${Tab} key=${tab} ...${news} />`;
+}
+
+const Origin = ({ job }) =>
+  html`${job.algorithm} on ${job.model}, preset ${job.preset} · ${plural(job.num_classes, "class", "classes")} · seed ${job.seed} ·${" "}
+    <span class="nowrap">${when(job.created_at)}</span>${job.suffix && html` · <code class="nowrap">${job.id}</code>`}`;
+
+function Doing({ job, isConnected }) {
+  return html`<section class="stack tight" aria-label="Progress">
+    <div class="row spread">
+      <div class="row"><${Status} job=${job} /><span class="soft numbers">${doing(job)}</span></div>
+      <span class="small soft numbers">${isConnected || isFinished(job) ? inPhase(job) : "Connection lost; trying again …"}</span>
+    </div>
+    <${Progress} job=${job} />
+  </section>`;
+}
+
+const inPhase = (job) => (job.status === "running" ? phaseWord(job.phase) : "");
+
+function Actions({ job, onChange }) {
+  const [last, setLast] = useState(null);
+  const { run, isBusy, error } = useAction(async (name) => {
+    setLast(name);
+    await post(`/fine_tuning/jobs/${encodeURIComponent(job.id)}/${name}`);
+    onChange();
+  });
+  const isWished = job.cancel_requested_at || job.pause_requested_at;
+  const button = (name, word, more = "") =>
+    html`<button type="button" class="button ${more}" aria-disabled=${isBusy || Boolean(isWished)} onClick=${() => isWished || run(name)}>${isBusy && last === name ? `${word} …` : word}</button>`;
+  const isActive = ["queued", "validating_files", "running"].includes(job.status);
+  return html`${isActive && button("pause", "Pause")} ${job.status === "paused" && button("resume", "Resume", "main")}
+    ${(isActive || job.status === "paused") && button("cancel", "Cancel", "danger")}
+    ${["failed", "cancelled"].includes(job.status) && button("retry", "Retry", "main")}
+    <a class="button" href=${href(["new"], { clone: job.id })}>Clone</a>
+    ${job.fine_tuned_model && html`<a class="button main" href=${href(["try"], { model: job.fine_tuned_model })}>Try the model</a>`}
+    <${Problem} error=${error} />`;
+}
+
+/** The few numbers that answer "how well does it go?"; the boxes stand from the beginning, so nothing jumps. */
+function Figures({ job, train, evaluations }) {
+  const found = job.result?.headline ?? {};
+  const before = found.zero_shot ?? evaluations.find((one) => one.values.zero_shot)?.values.zero_shot.accuracy;
+  const after = found.tuned ?? lastAccuracy(evaluations);
+  const gain = before == null || after == null ? null : after - before;
+  const speed = train.at(-1)?.values.images_per_second;
+  const now = Date.now() / 1000;
+  return html`<dl class="figures">
+    <div><dt>Zero-shot</dt><dd>${percent(before)}</dd><dd>validation accuracy</dd></div>
+    <div><dt>Tuned</dt><dd>${percent(after)}</dd><dd class=${tone(gain)}>${gain == null ? "after the first evaluation" : `${points(gain)} points`}${found.standard_error ? html`<span class="soft"> ± ${(100 * found.standard_error).toFixed(1)}</span>` : ""}</dd></div>
+    <div><dt>Loss</dt><dd>${train.length ? train.at(-1).values.loss.toFixed(3) : "–"}</dd><dd>of the last step</dd></div>
+    <div><dt>Speed</dt><dd>${speed ? speed.toFixed(1) : "–"}</dd><dd>images a second</dd></div>
+    <div><dt>${isFinished(job) ? "Took" : "Left"}</dt><dd>${isFinished(job) ? duration(job.finished_at - (job.started_at ?? job.created_at)) : job.estimated_finish ? roughly(Math.max(0, job.estimated_finish - now)) : "–"}</dd><dd>${plural(job.progress.num_steps, "step")} of ${job.hyperparameters.batch_size}</dd></div>
+  </dl>`;
+}
+
+/** Of the weights that are kept, as far as they are known. */
+function lastAccuracy(evaluations) {
+  for (const { values } of [...evaluations].reverse()) {
+    const kept = values.bma ?? values.swad ?? values.raw;
+    if (kept) return kept.accuracy;
+  }
+  return null;
+}

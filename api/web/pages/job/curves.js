@@ -1,0 +1,115 @@
+// Loss and accuracy over the steps, and what came of it in each group of images and classes.
+
+import { groupWord, number, percent, plural, points, tone } from "../../lib/format.js";
+import { html, useMemo } from "../../lib/html.js";
+import { Chart } from "../../parts/chart.js";
+import { Card } from "../../parts/controls.js";
+
+export const COLOURS = [1, 2, 3, 4, 5, 6].map((index) => `--series-${index}`);
+const WEIGHTS = { raw: "Raw", bma: "Average (BMA)", swad: "Average (SWAD)" };
+
+export const wholePercent = (share) => `${Number((100 * share).toFixed(1))}%`;
+
+export function CurvesTab({ job, train, evaluations }) {
+  const losses = useMemo(() => lossLines(train), [train]);
+  const accuracies = useMemo(() => accuracyLines(evaluations), [evaluations]);
+  const domains = useMemo(() => domainLines(evaluations), [evaluations]);
+  const sync = `job-${job.id}`;
+  return html`<div class="stack">
+    ${job.result && html`<${Groups} result=${job.result} />`}
+    <div class="two">
+      <${Card} title="Loss" note="and its three terms, before their weights">
+        <${Chart} lines=${losses} label="Loss" sync=${sync} from=${0} format=${(value) => number(Number(value.toFixed(3)))} />
+      <//>
+      <${Card} title="Accuracy" note="on the held-out images of the trained classes">
+        <${Chart} lines=${accuracies} label="Accuracy" sync=${sync} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
+      <//>
+      <${Card} title="By domain" note="the averaged weights">
+        <${Chart} lines=${domains} label="Accuracy by domain" sync=${sync} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
+      <//>
+      <${Card} title="Training batches" note="accuracy while training">
+        <${Chart} lines=${batchLines(train)} label="Accuracy of the training batches" sync=${sync} format=${percent} axisFormat=${wholePercent} />
+      <//>
+    </div>
+  </div>`;
+}
+
+/** Zero-shot and tuned in every group: trained and new classes, trained and new domains. */
+function Groups({ result }) {
+  const rows = Object.entries(result.tuned).flatMap(([domains, groups]) =>
+    Object.entries(groups).map(([classes, after]) => ({ domains, classes, after, before: result.zero_shot[domains][classes] })),
+  );
+  return html`<${Card} title="What was gained, and what was lost" note="accuracy on images that were not trained on, among the classes of each row">
+    <div class="scroll" tabindex="0" role="region" aria-label="Accuracy by group">
+      <table>
+        <thead><tr><th scope="col">Images</th><th scope="col">Classes</th><th scope="col" class="right">Images</th><th scope="col" class="right">Zero-shot</th><th scope="col" class="right">Tuned</th><th scope="col" class="right">Change</th><th scope="col"><span class="hidden-text">Drawn</span></th></tr></thead>
+        <tbody>
+          ${rows.map(
+            ({ domains, classes, before, after }) => html`<tr>
+              <th scope="row">${groupWord(domains)} <span class="small soft">${domainNames(after)}</span></th>
+              <td>${groupWord(classes)}</td>
+              <td class="right">${after.num_images}</td>
+              <td class="right">${percent(before.accuracy)}</td>
+              <td class="right">${percent(after.accuracy)} <span class="small soft">± ${(100 * after.standard_error).toFixed(1)}</span></td>
+              <td class="right ${tone(after.accuracy - before.accuracy)}">${points(after.accuracy - before.accuracy)}</td>
+              <td><${Dumbbell} before=${before.accuracy} after=${after.accuracy} /></td>
+            </tr>`,
+          )}
+        </tbody>
+      </table>
+    </div>
+    ${result.headline?.harmonic_mean &&
+    html`<p class="small soft">Harmonic mean of trained and new classes: ${percent(result.headline.harmonic_mean.zero_shot)} before, ${percent(result.headline.harmonic_mean.tuned)} after.</p>`}
+  <//>`;
+}
+
+function domainNames(evaluation) {
+  const names = Object.keys(evaluation.per_domain ?? {}).filter(Boolean);
+  return names.length > 3 ? plural(names.length, "domain") : names.join(", ");
+}
+
+export function Dumbbell({ before, after }) {
+  const [low, high] = before < after ? [before, after] : [after, before];
+  return html`<div class="dumbbell" aria-hidden="true">
+    <i class=${after < before ? "down" : ""} style=${{ left: `${100 * low}%`, width: `${100 * (high - low)}%` }}></i>
+    <b style=${{ left: `${100 * before}%` }}></b><b class="after" style=${{ left: `${100 * after}%` }}></b>
+  </div>`;
+}
+
+function lossLines(train) {
+  const line = (label, colour, name) => ({ label, colour, points: train.filter((one) => one.values[name] != null).map((one) => [one.step, one.values[name]]) });
+  return [
+    line("Total", "--ink", "loss"),
+    line("SLS", COLOURS[0], "smoothing_loss"),
+    line("AL", COLOURS[1], "layer_alignment_loss"),
+    line("AS", COLOURS[2], "similarity_alignment_loss"),
+  ];
+}
+
+const batchLines = (train) => [{ label: "Batch", colour: COLOURS[0], points: train.map((one) => [one.step, one.values.accuracy]) }];
+
+export function accuracyLines(evaluations) {
+  const tuned = Object.entries(WEIGHTS)
+    .map(([name, label], index) => ({
+      label,
+      colour: index ? COLOURS[0] : COLOURS[1],
+      hasPoints: true,
+      points: evaluations.filter((one) => one.values[name]).map((one) => [one.step, one.values[name].accuracy]),
+    }))
+    .filter((line) => line.points.length);
+  const base = evaluations.find((one) => one.values.zero_shot)?.values.zero_shot.accuracy;
+  if (base == null) return tuned;
+  const end = Math.max(1, ...evaluations.map((one) => one.step));
+  return [{ label: "Zero-shot", colour: "--before", isDashed: true, points: [[0, base], [end, base]] }, ...tuned];
+}
+
+function domainLines(evaluations) {
+  const kept = evaluations.map((one) => [one.step, (one.values.bma ?? one.values.swad ?? one.values.raw ?? one.values.zero_shot)?.per_domain ?? {}]);
+  const names = [...new Set(kept.flatMap(([, domains]) => Object.keys(domains)))];
+  return names.map((name, index) => ({
+    label: name || "all images",
+    colour: COLOURS[index % COLOURS.length],
+    hasPoints: true,
+    points: kept.filter(([, domains]) => domains[name] != null).map(([step, domains]) => [step, domains[name]]),
+  }));
+}

@@ -1,0 +1,71 @@
+// How sensible the mistakes are: the five likeliest classes of both models for the same pictures (figure 4).
+
+import { number, percent } from "../../lib/format.js";
+import { useGet } from "../../lib/hooks.js";
+import { html, useMemo } from "../../lib/html.js";
+import { Card, Shares } from "../../parts/controls.js";
+import { Later, useGroup } from "../../parts/groups.js";
+
+const MEASURES = [
+  ["error_similarity", "Mistakes are like the truth", "mean similarity of the wrong answer to the true class"],
+  ["top5_similarity_to_truth", "The five likeliest are like the truth", "mean similarity of the top five to the true class"],
+  ["top5_coherence", "The five likeliest are like each other", "mean similarity among the top five"],
+];
+
+export function MistakesTab({ job }) {
+  const [group, control] = useGroup(job.result);
+  const similarity = useGet(`/fine_tuning/jobs/${encodeURIComponent(job.id)}/similarity`).data;
+  const pictures = useMemo(() => (group ? pairUp(group) : []), [group?.before, group?.after]);
+  if (!group) return html`<${Later} job=${job} />`;
+  const { before, after } = group;
+  return html`<div class="stack">
+    <div class="row">${control}</div>
+    <${Card} title="How sensible are the mistakes?" note="a good model that errs answers with something like the truth">
+      <div class="scroll" tabindex="0" role="region" aria-label="How sensible the mistakes are">
+        <table>
+          <thead><tr><th scope="col">Measure</th><th scope="col" class="right">Zero-shot</th><th scope="col" class="right">Tuned</th></tr></thead>
+          <tbody>
+            ${MEASURES.map(([name, word, hint]) => html`<tr><th scope="row">${word}<div class="small soft">${hint}</div></th><td class="right">${number(before[name])}</td><td class="right">${number(after[name])}</td></tr>`)}
+            <tr><th scope="row">Two classes taken by chance<div class="small soft">what the numbers above would be without any sense</div></th><td class="right">${number(before.mean_class_similarity)}</td><td class="right">${number(after.mean_class_similarity)}</td></tr>
+          </tbody>
+        </table>
+      </div>
+    <//>
+    ${pictures.map(({ path, label, rows }) => html`<${Picture} key=${path} path=${path} label=${label} rows=${rows} classNames=${job.class_names} similarity=${similarity} />`)}
+    ${!pictures.length && html`<p class="soft">No single mistakes were kept for this group.</p>`}
+  </div>`;
+}
+
+function Picture({ path, label, rows, classNames, similarity }) {
+  const word = (folder) => classNames[folder] ?? folder;
+  const likeness = likenessTo(word(label), similarity);
+  return html`<${Card} title=${word(label)} note=${path}>
+    <div class="two">
+      ${rows.map(
+        ([model, top]) => html`<div>
+          <h3 class="soft">${model}</h3>
+          ${top
+            ? html`<${Shares} truth=${word(label)} items=${top.map(([name, share]) => [word(name), share, likeness(word(name))])} />`
+            : html`<p class="soft small">Right here, or not among the mistakes that were kept.</p>`}
+        </div>`,
+      )}
+    </div>
+  <//>`;
+}
+
+/** A function: how like the truth a class is, in words for a tooltip. */
+function likenessTo(truth, similarity) {
+  const names = similarity?.class_names ?? [];
+  const row = similarity?.cosine[names.indexOf(truth)];
+  return (name) => (row && names.includes(name) ? `Similarity to ${truth}: ${row[names.indexOf(name)].toFixed(2)}` : percent(null));
+}
+
+/** Pictures that either model kept, with what both say; those that both kept come first. */
+function pairUp({ before, after }) {
+  const [old, tuned] = [before, after].map((one) => new Map((one.mistakes ?? []).map((mistake) => [mistake.path, mistake])));
+  const all = [...new Map([...tuned, ...old]).values()];
+  const isInBoth = ({ path }) => Number(old.has(path) && tuned.has(path));
+  return all
+    .sort((a, b) => isInBoth(b) - isInBoth(a))
+    .map(({ path, label }) => ({ path, label, rows: [["Zero-shot", old.get(path)?.top], ["Tuned", tuned.get(path)?.top]] }));
+}

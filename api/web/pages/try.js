@@ -1,0 +1,2 @@
+import { html } from "../lib/html.js";
+export const TryPage = () => html`<p>…</p>`;

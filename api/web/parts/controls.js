@@ -1,0 +1,110 @@
+// Small parts that every page uses.
+
+import { hintFor } from "../lib/api.js";
+import { statusWord } from "../lib/format.js";
+import { html, useEffect, useRef, useState } from "../lib/html.js";
+
+/** The head of a page. Its heading takes the focus, so that a screen reader begins there. */
+export function PageHead({ title, lead, children }) {
+  const heading = useRef(null);
+  useEffect(() => {
+    document.title = `${title} · AlignCLIP`;
+    heading.current.focus({ preventScroll: true });
+  }, [title]);
+  return html`<div class="page-head">
+    <div>
+      <h1 tabindex="-1" ref=${heading}>${title}</h1>
+      ${lead && html`<div class="lead">${lead}</div>`}
+    </div>
+    ${children && html`<div class="actions">${children}</div>`}
+  </div>`;
+}
+
+export const Status = ({ job }) => html`<span class="status ${job.status}">${statusWord(job)}</span>`;
+
+export function Progress({ job }) {
+  const { step, num_steps } = job.progress;
+  const share = job.status === "succeeded" ? 1 : num_steps ? Math.min(step / num_steps, 1) : 0;
+  return html`<div
+    class="bar ${job.status}"
+    role="progressbar"
+    aria-label="Training steps"
+    aria-valuemin="0"
+    aria-valuemax=${num_steps}
+    aria-valuenow=${step}
+  >
+    <div style=${{ width: `${100 * share}%` }}></div>
+  </div>`;
+}
+
+/** An error with what to do about it. */
+export function Problem({ error, hint, children }) {
+  if (!error) return null;
+  const advice = hint ?? hintFor(error);
+  return html`<div class="notice bad" role="alert">
+    <p>${error.message}</p>
+    ${advice && html`<p class="hint">${advice}</p>`} ${children}
+  </div>`;
+}
+
+export const Card = ({ title, note, children, ...rest }) =>
+  html`<section class="card" ...${rest}>
+    ${title && html`<header><h2>${title}</h2>${note && html`<span class="small soft">${note}</span>`}</header>`}
+    ${children}
+  </section>`;
+
+/** Room for what is on its way, so that nothing jumps when it comes. */
+export const Placeholder = ({ height }) =>
+  html`<div class="placeholder" style=${{ height: `${height}px` }} aria-busy="true"><span class="hidden-text">Loading</span></div>`;
+
+/** A labelled control; `children` gets the ids to tie it to its words. */
+export function Field({ label, hint, id, children }) {
+  return html`<div class="field">
+    <label for=${id}>${label}</label>
+    ${children}
+    ${hint && html`<span class="hint" id="${id}-hint">${hint}</span>`}
+  </div>`;
+}
+
+export function Select({ id, value, options, onChange, label }) {
+  return html`<select id=${id} value=${value} aria-label=${label} onChange=${(event) => onChange(event.target.value)}>
+    ${options.map(([key, word]) => html`<option value=${key} selected=${key === value}>${word}</option>`)}
+  </select>`;
+}
+
+/** A place to drop files on, or to choose them with the keyboard. */
+export function Drop({ id, title, hint, accept, multiple = false, onFiles }) {
+  const [isOver, setIsOver] = useState(false);
+  const take = (event) => {
+    event.preventDefault();
+    setIsOver(false);
+    onFiles(event.dataTransfer);
+  };
+  const choose = (event) => {
+    onFiles(event.target);
+    event.target.value = "";
+  };
+  return html`<div
+    class="drop ${isOver ? "is-over" : ""}"
+    onDragOver=${(event) => (event.preventDefault(), setIsOver(true))}
+    onDragLeave=${() => setIsOver(false)}
+    onDrop=${take}
+  >
+    <input type="file" id=${id} accept=${accept} multiple=${multiple} onChange=${choose} />
+    <div><b>${title}</b></div>
+    <label for=${id} class="button">Choose ${multiple ? "files" : "a file"}</label>
+    ${hint && html`<div class="small soft">${hint}</div>`}
+  </div>`;
+}
+
+/** Labels and their shares as bars; the true one stands out. */
+export const Shares = ({ items, truth }) =>
+  html`<ul class="shares">
+    ${items.map(
+      ([name, share, title]) => html`<li class=${name === truth ? "is-true" : ""} title=${title}>
+        <i style=${{ width: `${100 * Math.min(1, Math.max(share, 0.004))}%` }}></i>
+        <span class="name">${name}${name === truth && html`<span class="hidden-text"> (the truth)</span>`}</span>
+        <span class="numbers">${(100 * share).toFixed(1)}%</span>
+      </li>`,
+    )}
+  </ul>`;
