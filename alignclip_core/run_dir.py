@@ -216,6 +216,18 @@ class RunDir:
         """(step, folder) of every complete checkpoint, oldest first."""
         return sorted(_checkpoints(self.checkpoints))
 
+    def checkpoint_accuracy(self, folder: Path) -> float | None:
+        """Of a checkpoint's kept weights on source validation, by the latest evaluation up to it; None: none was."""
+        accuracy: float | None = json.loads((folder / MANIFEST_FILE).read_text()).get("validation_accuracy")
+        return accuracy
+
+    def superseded_checkpoints(self, num_newest: int) -> list[Path]:
+        """The folders of complete checkpoints that are neither among the newest nor the most accurate."""
+        checkpoints = self.list_checkpoints()
+        accuracies = [(self.checkpoint_accuracy(folder), step) for step, folder in checkpoints]
+        best = max(((accuracy, step) for accuracy, step in accuracies if accuracy is not None), default=None)
+        return [folder for step, folder in checkpoints[:-num_newest] if best is None or step != best[1]]
+
     def read_manifest(self) -> dict[str, Any] | None:
         """The finished model's manifest; None while there is no finished model."""
         manifest = self.model / MANIFEST_FILE

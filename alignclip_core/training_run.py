@@ -52,6 +52,7 @@ class TrainingRun:
         self._step = 0
         self._saved_step: int | None = None
         self._zero_shot: Evaluations | None = None
+        self._accuracy: float | None = None  # of the kept weights on source validation, at the latest evaluation
         self._say("phase", {"phase": "loading"})
         self._config = run_dir.read_config()
         self._base_model = find_base_model(self._config.base_model, models_dir)
@@ -87,6 +88,7 @@ class TrainingRun:
             self._trainer.load_state_dict(state)
             self._zero_shot = state["zero_shot"]
             self._step = self._saved_step = step
+            self._accuracy = self._run_dir.checkpoint_accuracy(folder)
             self._tell("info", f"Going on from step {step} of {self._config.num_steps}.")
             return
 
@@ -103,6 +105,8 @@ class TrainingRun:
         try:
             for record in self._trainer.fit(self._raise_if_stopped):
                 self._step = record.step
+                if record.kind == "evaluation" and record.values:
+                    self._accuracy = record.values[self._trainer.weight_sets[-1]]["accuracy"]
                 if record.kind == "checkpoint":
                     self._save_checkpoint()
                 elif record.kind != "train" or self._is_logged(record.step):
@@ -167,9 +171,10 @@ class TrainingRun:
             return
         folder = self._run_dir.checkpoint_folder(self._step)
         state = self._trainer.state_dict() | {"zero_shot": self._zero_shot}
-        save_checkpoint(folder, self._trainer.finished_weights(), self._manifest(), state)
+        manifest = self._manifest() | {"validation_accuracy": self._accuracy}
+        save_checkpoint(folder, self._trainer.finished_weights(), manifest, state)
         self._say("checkpoint", {"folder": folder.name})
-        for _, old in self._run_dir.list_checkpoints()[:-KEPT_CHECKPOINTS]:
+        for old in self._run_dir.superseded_checkpoints(KEPT_CHECKPOINTS):
             shutil.rmtree(old)
 
     def _manifest(self, result: dict[str, Any] | None = None) -> dict[str, Any]:

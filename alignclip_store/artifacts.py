@@ -36,7 +36,7 @@ class ArtifactStore:
         path = self._path(key)
         with self._aside(path) as aside:
             self._fs.put_file(str(local), aside)
-        return SCHEME + key
+        return uri_of(key)
 
     def put_folder(self, local: Path, key: str) -> str:
         """Store a folder with all files in it under the key, in place of what is there; its URI."""
@@ -88,6 +88,10 @@ class ArtifactStore:
             raise _missing(uri)
         return Path(path)
 
+    def exists(self, uri: str) -> bool:
+        """Whether there is anything, complete or not."""
+        return bool(self._fs.exists(self._path_of(uri)))
+
     def delete(self, uri: str) -> None:
         """Remove a file or a folder; nothing happens when it is not there."""
         path = self._path_of(uri)
@@ -97,6 +101,15 @@ class ArtifactStore:
             self._fs.rm(path, recursive=True)
         except FileNotFoundError:
             return
+
+    def list_children(self, key: str) -> list[str]:
+        """URIs of what lies directly below the key, complete or not; nothing where it is not there."""
+        try:
+            paths = self._fs.ls(self._path(key), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = {PurePosixPath(path).name for path in paths}
+        return [f"{SCHEME}{key}/{name}" for name in sorted(names)]
 
     def sweep_leftovers(self, age_seconds: float) -> int:
         """Remove what writers that were killed left aside so long ago; returns how many.
@@ -154,6 +167,11 @@ class ArtifactStore:
         if local.stat().st_size != size:
             name = PurePosixPath(path).name
             raise ArtifactMissing(f"{name} of {uri} has {local.stat().st_size} bytes, wanted {size}.")
+
+
+def uri_of(key: str) -> str:
+    """The URI of what is stored under a key."""
+    return SCHEME + key
 
 
 def _missing(uri: str) -> ArtifactMissing:

@@ -11,6 +11,7 @@ StoreError
 ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
 ├── ArtifactMissing      a row names files that are not there
 ├── FileInUse            a job that has not finished needs the file
+├── CheckpointInUse      a job that has not finished goes on from the checkpoint
 ├── ModelInUse           an alias points to the model
 ├── UrlRefused           the service may not call that URL
 ├── TooManyWebhooks      one owner has enough of them
@@ -93,6 +94,10 @@ class FileInUse(StoreError):
 
 class ModelInUse(StoreError):
     code = "model_in_use"
+
+
+class CheckpointInUse(StoreError):
+    code = "checkpoint_in_use"
 
 
 class UrlRefused(StoreError):

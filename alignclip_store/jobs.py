@@ -10,13 +10,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from alignclip_store.database import database_now
-from alignclip_store.errors import CheckpointNotFound, IllegalTransition, JobNotFound
+from alignclip_store.errors import IllegalTransition, JobNotFound
 from alignclip_store.events import record_event
 from alignclip_store.files import lock_file
 from alignclip_store.ids import new_id
 from alignclip_store.job_status import CLAIMED, JobStatus, sources_of
 from alignclip_store.paging import list_page
-from alignclip_store.tables import Checkpoint, Job, Metric, Run
+from alignclip_store.tables import Job, Metric, Run
 from alignclip_store.webhooks import announce_end
 
 
@@ -160,20 +160,6 @@ def list_metrics(
     conditions.append(Metric.step <= steps[:limit][-1])
     rows = session.scalars(select(Metric).where(*conditions).order_by(Metric.step, Metric.kind))
     return list(rows), len(steps) > limit
-
-
-def list_checkpoints(
-    session: Session, owner: str, job_id: str, *, after: str | None = None, limit: int = 10
-) -> tuple[list[Checkpoint], bool]:
-    """Up to `limit` resume points behind the checkpoint `after`, newest first, and whether more follow."""
-    get_job(session, owner, job_id)
-    conditions = [Checkpoint.owner == owner, Checkpoint.job_id == job_id]
-    mark = None
-    if after is not None:
-        mark = session.scalar(select(Checkpoint).where(*conditions, Checkpoint.id == after))
-        if mark is None:
-            raise CheckpointNotFound(f"Job {job_id!r} has no checkpoint {after!r}.", param="after")
-    return list_page(session, Checkpoint, conditions, after=mark, limit=limit)
 
 
 def _has_label(session: Session, key: str, value: str) -> ColumnElement[bool]:

@@ -15,7 +15,9 @@ from alignclip_store.ids import model_id
 from alignclip_store.tables import Job, Model
 
 
-def create_model(session: Session, job: Job, *, artifact_uri: str, manifest: Mapping[str, Any]) -> Model:
+def create_model(
+    session: Session, job: Job, *, artifact_uri: str, manifest: Mapping[str, Any], num_bytes: int = 0
+) -> Model:
     """The model that the job made, of the job's owner."""
     model = Model(
         id=model_id(job.base_model, job.owner, job.suffix, job.id),
@@ -24,6 +26,7 @@ def create_model(session: Session, job: Job, *, artifact_uri: str, manifest: Map
         created_at=database_now(session),
         base_model=job.base_model,
         artifact_uri=artifact_uri,
+        num_bytes=num_bytes,
         manifest=dict(manifest),
     )
     session.add(model)
@@ -32,7 +35,7 @@ def create_model(session: Session, job: Job, *, artifact_uri: str, manifest: Map
 
 
 def create_variant(
-    session: Session, source: Model, *, name: str, artifact_uri: str, manifest: Mapping[str, Any]
+    session: Session, source: Model, *, name: str, artifact_uri: str, manifest: Mapping[str, Any], num_bytes: int = 0
 ) -> Model:
     """A model made of another one without a job of its own: `<id of the source>:<name>`, of the same owner and job."""
     variant = Model(
@@ -42,6 +45,7 @@ def create_variant(
         created_at=database_now(session),
         base_model=source.base_model,
         artifact_uri=artifact_uri,
+        num_bytes=num_bytes,
         manifest=dict(manifest),
     )
     session.add(variant)

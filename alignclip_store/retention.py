@@ -8,11 +8,13 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from alignclip_store.database import database_now
+from alignclip_store.ids import model_id
 from alignclip_store.job_status import FINISHED
 from alignclip_store.settings import Settings
-from alignclip_store.tables import Alias, Checkpoint, File, Job, Model
+from alignclip_store.tables import Alias, Checkpoint, File, Job, Model, Run
 
 MAX_ROWS = 100  # of a kind in one transaction; the next one takes the rest
+SWEEP_AFTER = timedelta(hours=1)  # of a run's end: a worker that was stalled may wake and store what it had begun
 
 
 def drop_expired(session: Session, settings: Settings) -> list[str]:
@@ -22,6 +24,39 @@ def drop_expired(session: Session, settings: Settings) -> list[str]:
         *_drop_checkpoints(session, settings.keep_checkpoints_days),
         *_drop_models(session, settings.keep_models_days),
     ]
+
+
+def run_prefix(job_id: str, fence: int) -> str:
+    """Where a run stores its log and its checkpoints. The fence keeps a stale run from overwriting a later one's."""
+    return f"jobs/{job_id}/run-{fence}"
+
+
+def model_key(job: Job, fence: int) -> str:
+    """Where a run stores the model that it made, for the same reason under its fence."""
+    return f"models/{model_id(job.base_model, job.owner, job.suffix, job.id)}/run-{fence}"
+
+
+def mark_ended_runs(session: Session) -> list[tuple[str, str]]:
+    """Of runs that ended without a model long enough ago, once each: (key of its checkpoints, key of its model)."""
+    now = database_now(session)
+    statement = (
+        select(Run, Job)
+        .join(Job, Job.id == Run.job_id)
+        .where(Run.outcome != "succeeded", Run.ended_at < now - SWEEP_AFTER, Run.swept_at.is_(None))
+        .limit(MAX_ROWS)
+        .with_for_update(of=Run, skip_locked=True)
+    )
+    found = []
+    for run, job in session.execute(statement).tuples():
+        run.swept_at = now
+        found.append((f"{run_prefix(job.id, run.fence)}/checkpoints", model_key(job, run.fence)))
+    session.flush()
+    return found
+
+
+def is_named(session: Session, uri: str) -> bool:
+    """Whether a row says that there is this model or checkpoint."""
+    return any(session.scalar(select(exists().where(table.artifact_uri == uri))) for table in (Model, Checkpoint))
 
 
 def _drop_files(session: Session, days: float | None) -> list[str]:

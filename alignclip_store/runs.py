@@ -59,6 +59,7 @@ class NewModel:
 
     artifact_uri: str
     manifest: Mapping[str, Any]
+    num_bytes: int = 0
 
 
 def claim_next(
@@ -180,7 +181,7 @@ def record_metrics(session: Session, claim: Claim, records: Sequence[Mapping[str
 
 
 def record_checkpoint(
-    session: Session, claim: Claim, *, step: int, artifact_uri: str, metrics: Mapping[str, Any]
+    session: Session, claim: Claim, *, step: int, artifact_uri: str, metrics: Mapping[str, Any], num_bytes: int = 0
 ) -> Checkpoint:
     """A resume point whose files are complete; of the same step again, after a resume, it replaces the former."""
     lock_claimed_job(session, claim)
@@ -191,6 +192,7 @@ def record_checkpoint(
         checkpoint = Checkpoint(id=new_id("ckpt"), owner=claim.owner, job_id=claim.job_id, step=step)
         session.add(checkpoint)
     checkpoint.created_at, checkpoint.artifact_uri, checkpoint.metrics = now, artifact_uri, dict(metrics)
+    checkpoint.num_bytes = num_bytes
     session.flush()
     _say(session, claim, "info", f"Checkpoint created at step {step}.", data={"step": step, "id": checkpoint.id})
     return checkpoint
@@ -231,7 +233,9 @@ def finish(
     job.error = dict(error) if error is not None else None
     job.result = dict(result) if result is not None else None
     if model is not None:
-        job.model_id = create_model(session, job, artifact_uri=model.artifact_uri, manifest=model.manifest).id
+        job.model_id = create_model(
+            session, job, artifact_uri=model.artifact_uri, manifest=model.manifest, num_bytes=model.num_bytes
+        ).id
         _say(session, claim, "info", f"New fine-tuned model created: {job.model_id}")
     end_run(session, claim.run_id, outcome, now)
     if error is not None:

@@ -49,10 +49,13 @@ def _make(resources: Resources, caller: Caller, source: tables.Model, name: str,
         with local_folder(resources, source) as tuned:
             manifest = interpolate_model(tuned, base_model, alpha, mixture, source=source.id)
         uri = resources.artifacts.put_folder(mixture, key)
+        num_bytes = sum(path.stat().st_size for path in mixture.iterdir())
     try:
         with transaction(resources.engine) as session:
             still = models.get_model(session, source.owner, source.id)  # not deleted meanwhile
-            variant = models.create_variant(session, still, name=name, artifact_uri=uri, manifest=manifest)
+            variant = models.create_variant(
+                session, still, name=name, artifact_uri=uri, manifest=manifest, num_bytes=num_bytes
+            )
             after = {"base_model": variant.base_model, "weights_sha256": manifest["weights_sha256"]}
             record_change(session, caller.actor, "model.create", variant.id, after=after)
             return variant

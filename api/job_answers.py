@@ -175,10 +175,12 @@ class CheckpointAnswer(BaseModel):
     fine_tuned_model_checkpoint: str
     fine_tuning_job_id: str
     step_number: int
+    is_best: bool = Field(description="Of those that are kept, the most accurate on source validation.")
+    num_bytes: int = Field(description="What its files take; 0 where an earlier version stored them.")
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, checkpoint: tables.Checkpoint, job: tables.Job) -> CheckpointAnswer:
+    def of(cls, checkpoint: tables.Checkpoint, job: tables.Job, *, is_best: bool) -> CheckpointAnswer:
         model = job.model_id or ":".join(("ft", job.base_model, job.owner, job.suffix or "", job.id))
         return cls(
             id=checkpoint.id,
@@ -186,6 +188,8 @@ class CheckpointAnswer(BaseModel):
             fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
             fine_tuning_job_id=checkpoint.job_id,
             step_number=checkpoint.step,
+            is_best=is_best,
+            num_bytes=checkpoint.num_bytes,
             metrics={"step": checkpoint.step, **checkpoint.metrics},
         )
 

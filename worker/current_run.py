@@ -19,6 +19,7 @@ from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import transaction
 from alignclip_store.errors import LeaseLost
 from alignclip_store.events import Level
+from alignclip_store.retention import run_prefix
 from alignclip_store.runs import Claim, WorkerIdentity
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Job
@@ -64,8 +65,8 @@ class CurrentRun:
 
     @property
     def artifact_prefix(self) -> str:
-        """Where this run's artifacts go. The fence is part of it: a stale run can never overwrite a later one's."""
-        return f"jobs/{self.claim.job_id}/run-{self.claim.fence}"
+        """Where this run's log and checkpoints go."""
+        return run_prefix(self.claim.job_id, self.claim.fence)
 
     def stop_reason(self) -> StopReason | None:
         """Why the run should not go on; None while it should."""

@@ -8,9 +8,9 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from alignclip_store.artifacts import ArtifactStore
-from alignclip_store.database import transaction
-from alignclip_store.retention import drop_expired
+from alignclip_store.artifacts import ArtifactStore, uri_of
+from alignclip_store.database import reading, transaction
+from alignclip_store.retention import drop_expired, is_named, mark_ended_runs
 from alignclip_store.settings import Settings
 
 log = structlog.get_logger()
@@ -26,16 +26,40 @@ def keep_house(engine: Engine, artifacts: ArtifactStore, settings: Settings) -> 
         with transaction(engine) as session:
             uris = drop_expired(session, settings)
         for uri in uris:
-            try:
-                artifacts.delete(uri)
-            except Exception as error:  # any of the backend's own
-                log.warning("artifact_not_deleted", uri=uri, error=repr(error))
+            _delete(artifacts, uri)
         num_deleted += len(uris)
         if not uris:
             break
+    num_deleted += sweep_ended_runs(engine, artifacts)
     num_leftovers = artifacts.sweep_leftovers(LEFTOVER_SECONDS)
     log.info("house_kept", num_deleted=num_deleted, num_leftovers=num_leftovers)
     return num_deleted
+
+
+def sweep_ended_runs(engine: Engine, artifacts: ArtifactStore) -> int:
+    """Delete the models and checkpoints that killed runs had stored before a row could name them; how many."""
+    num_deleted = 0
+    while True:
+        with transaction(engine) as session:
+            runs = mark_ended_runs(session)
+        for checkpoints, model in runs:
+            for uri in [*artifacts.list_children(checkpoints), uri_of(model)]:
+                with reading(engine) as session:
+                    is_kept = is_named(session, uri)
+                if not is_kept and artifacts.exists(uri):
+                    num_deleted += _delete(artifacts, uri)
+        if not runs:
+            return num_deleted
+
+
+def _delete(artifacts: ArtifactStore, uri: str) -> bool:
+    """Whether it is gone; if not, it only takes space, and the log names it."""
+    try:
+        artifacts.delete(uri)
+    except Exception as error:  # any of the backend's own
+        log.warning("artifact_not_deleted", uri=uri, error=repr(error))
+        return False
+    return True
 
 
 def keep_house_forever(engine: Engine, settings: Settings) -> None:

@@ -11,11 +11,11 @@ import structlog
 
 from alignclip_core.errors import ArtifactCorrupt
 from alignclip_core.run_dir import WEIGHTS_FILE, ClassSimilarity, RunDir
-from alignclip_store.ids import model_id
+from alignclip_store.retention import model_key
 from alignclip_store.runs import NewModel
 from worker.current_run import CurrentRun
 from worker.outcome import Outcome
-from worker.storage import storage
+from worker.storage import folder_bytes, storage
 
 log = structlog.get_logger()
 
@@ -30,11 +30,9 @@ def publish_model(run: CurrentRun) -> Outcome:
     """
     manifest = check_model(run.run_dir)
     run.record_phase("publishing")
-    job = run.read_job()
-    name = model_id(job.base_model, job.owner, job.suffix, job.id)
-    # The fence is part of the key: a stale run can never overwrite the model of a later one.
-    uri = _put(run, run.run_dir.model, f"models/{name}/run-{run.claim.fence}")
-    return Outcome(kind="succeeded", result=manifest.get("result"), model=NewModel(artifact_uri=uri, manifest=manifest))
+    uri = _put(run, run.run_dir.model, model_key(run.read_job(), run.claim.fence))
+    model = NewModel(artifact_uri=uri, manifest=manifest, num_bytes=folder_bytes(run.run_dir.model))
+    return Outcome(kind="succeeded", result=manifest.get("result"), model=model)
 
 
 def check_model(run_dir: RunDir) -> dict[str, Any]:

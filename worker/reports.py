@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -37,7 +38,7 @@ class Reports:
             self._run.write(lambda session: self._write(session, records))
             self._note(records, offset)
         for step, folder in self._run.run_dir.list_checkpoints()[-1:]:
-            self._uploads.put_checkpoint(step, folder, checkpoint_metrics(self._latest))
+            self._uploads.put_checkpoint(step, folder, self._checkpoint_metrics(folder))
 
     def _write(self, session: Session, records: Sequence[Record]) -> None:
         claim = self._run.claim
@@ -62,22 +63,27 @@ class Reports:
                 self._latest[record.kind] = record.values
             elif record.kind == "checkpoint":
                 folder = self._run.run_dir.checkpoints / str(record.values["folder"])
-                self._uploads.put_checkpoint(record.step, folder, checkpoint_metrics(self._latest))
+                self._uploads.put_checkpoint(record.step, folder, self._checkpoint_metrics(folder))
+
+    def _checkpoint_metrics(self, folder: Path) -> dict[str, Any]:
+        """{} for a checkpoint that the trainer has removed for newer ones already."""
+        try:
+            accuracy = self._run.run_dir.checkpoint_accuracy(folder)
+        except FileNotFoundError:
+            return {}
+        return checkpoint_metrics(self._latest, accuracy)
 
 
-def checkpoint_metrics(latest: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def checkpoint_metrics(latest: Mapping[str, Mapping[str, Any]], accuracy: float | None) -> dict[str, Any]:
     """The numbers of a checkpoint by OpenAI's names; accuracy stands where a text model has that of its tokens."""
     metrics: dict[str, Any] = {}
     if train := latest.get("train"):
         metrics |= {"train_loss": train.get("loss"), "train_mean_token_accuracy": train.get("accuracy")}
-    evaluations = latest.get("evaluation", {})
-    for weights in ("bma", "swad", "raw", "zero_shot"):  # the first that was evaluated is the one that would serve
-        if evaluation := evaluations.get(weights):
-            accuracy = evaluation.get("accuracy")
-            metrics |= {
-                "valid_loss": evaluation.get("loss"),
-                "valid_mean_token_accuracy": accuracy,
-                "valid_accuracy": accuracy,
-            }
-            break
+    if accuracy is not None:
+        *_, kept = latest.get("evaluation", {}).values() or [{}]  # the trainer names the weights that serve last
+        metrics |= {
+            "valid_loss": kept.get("loss"),
+            "valid_mean_token_accuracy": accuracy,
+            "valid_accuracy": accuracy,
+        }
     return metrics

@@ -1,9 +1,10 @@
-"""One kind of error for whatever a storage backend raises."""
+"""What lies between a run and the artifact store: the size of a folder, one kind of error for all backends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from alignclip_core.errors import AlignClipError
 from alignclip_store.errors import StoreError
@@ -12,6 +13,11 @@ from worker.outcome import RunStopped
 
 class StorageFailed(OSError):
     """The artifact store answered with an error of its backend's own kind, a lost connection for example."""
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files in a folder take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager

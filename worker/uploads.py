@@ -11,9 +11,10 @@ import structlog
 from sqlalchemy.orm import Session
 
 from alignclip_store import runs
+from alignclip_store.checkpoints import all_checkpoints, superseded_checkpoints
 from alignclip_store.errors import LeaseLost
-from alignclip_store.jobs import list_checkpoints
 from worker.current_run import CurrentRun
+from worker.storage import folder_bytes
 
 log = structlog.get_logger()
 
@@ -67,7 +68,8 @@ class Uploads:
     def _store_checkpoint(self, step: int, folder: Path, metrics: dict[str, Any]) -> None:
         try:
             uri = self._run.artifacts.put_folder(folder, f"{self._run.artifact_prefix}/checkpoints/{folder.name}")
-            dropped = self._run.write(lambda session: self._record_checkpoint(session, step, uri, metrics))
+            num_bytes = folder_bytes(folder)
+            dropped = self._run.write(lambda session: self._record_checkpoint(session, step, uri, metrics, num_bytes))
         except LeaseLost:
             return
         except Exception as error:
@@ -86,12 +88,14 @@ class Uploads:
             except Exception as error:
                 log.warning("checkpoint_not_deleted", uri=uri, error=repr(error))
 
-    def _record_checkpoint(self, session: Session, step: int, uri: str, metrics: dict[str, Any]) -> list[str]:
-        """Record the checkpoint, forget the oldest; returns where the files of the forgotten are."""
+    def _record_checkpoint(
+        self, session: Session, step: int, uri: str, metrics: dict[str, Any], num_bytes: int
+    ) -> list[str]:
+        """Record the checkpoint, forget what it supersedes; returns where the files of the forgotten are."""
         claim = self._run.claim
-        runs.record_checkpoint(session, claim, step=step, artifact_uri=uri, metrics=metrics)
-        checkpoints, _ = list_checkpoints(session, claim.owner, claim.job_id, after=None, limit=100)
-        dropped = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)[: -self._run.settings.keep_checkpoints]
+        runs.record_checkpoint(session, claim, step=step, artifact_uri=uri, metrics=metrics, num_bytes=num_bytes)
+        checkpoints = all_checkpoints(session, claim.job_id)
+        dropped = superseded_checkpoints(checkpoints, self._run.settings.keep_checkpoints)
         uris = [checkpoint.artifact_uri for checkpoint in dropped]
         for checkpoint in dropped:
             runs.forget_checkpoint(session, claim, checkpoint.id)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
 
-from alignclip_store import jobs, pausing, similarities, tables
+from alignclip_store import checkpoints, jobs, pausing, similarities, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import EventNotFound, RowNotFound
@@ -17,7 +17,7 @@ from alignclip_store.events import list_events
 from alignclip_store.limits import require_room_in_queue
 from alignclip_store.queue import wake
 from api import class_similarity
-from api.answers import ListAnswer, SimilarityAnswer, page
+from api.answers import DeletedAnswer, ListAnswer, SimilarityAnswer, page
 from api.authentication import Caller
 from api.dependencies import After, CallerDep, DeliveryDep, Limit, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
@@ -138,8 +138,20 @@ def list_job_checkpoints(
     """The job's resume points that are kept, newest first."""
     with reading(resources.engine) as session:
         job = jobs.get_job(session, owner, job_id)
-        rows, has_more = jobs.list_checkpoints(session, owner, job_id, after=after, limit=limit)
-    return page([CheckpointAnswer.of(row, job) for row in rows], has_more)
+        rows, has_more = checkpoints.list_checkpoints(session, owner, job_id, after=after, limit=limit)
+        best = checkpoints.best_checkpoint(checkpoints.all_checkpoints(session, job_id))
+    return page([CheckpointAnswer.of(row, job, is_best=row is best) for row in rows], has_more)
+
+
+@router.delete("/{job_id}/checkpoints/{checkpoint_id}")
+def delete_job_checkpoint(job_id: str, checkpoint_id: str, caller: CallerDep, resources: ResourcesDep) -> DeletedAnswer:
+    """Delete a resume point and its files. The newest of a job that has not ended stays: the job goes on from it."""
+    with transaction(resources.engine) as session:
+        row = checkpoints.delete_checkpoint(session, caller.owner, job_id, checkpoint_id)
+        before = {"job_id": job_id, "step": row.step, "num_bytes": row.num_bytes}
+        record_change(session, caller.actor, "checkpoint.delete", checkpoint_id, before=before)
+    resources.artifacts.delete(row.artifact_uri)
+    return DeletedAnswer(id=checkpoint_id, object="fine_tuning.job.checkpoint")
 
 
 @router.get("/{job_id}/runs")

@@ -5,13 +5,15 @@ import re
 import httpx2
 import pytest
 
-from alignclip_store.database import transaction
+from alignclip_store.database import database_now, transaction
+from alignclip_store.tables import Checkpoint
 from alignclip_store.webhooks import create_webhook
 
 EVERYTHING = ["infer", "train", "admin"]
 BODIES = {  # of the routes that look at their body before they look for the id
     "classify_images": {"inputs": "aGVsbG8=", "parameters": {"candidate_labels": ["cat", "dog"]}},
     "interpolate_model": {"alpha": 0.5},
+    "set_alias": {"model": "ft:nothing"},
 }
 
 
@@ -33,7 +35,12 @@ def ids(theirs, archive):
     key = service.http.post("/v1/api_keys", json={"name": "theirs", "scopes": EVERYTHING}).json()
     with transaction(service.engine) as session:
         webhook_id = create_webhook(session, "default", url="https://example.com/", event_types=["x"]).id
-    return {"file_id": file_id, "job_id": job_id, "model": model, "key_id": key["id"], "webhook_id": webhook_id}
+        row = Checkpoint(id="ckpt-theirs", owner="default", job_id=done, step=2, artifact_uri="artifact:c", metrics={})
+        row.created_at = database_now(session)
+        session.add(row)
+    service.http.put("/v1/aliases/theirs", json={"model": model})
+    found = {"file_id": file_id, "job_id": job_id, "model": model, "key_id": key["id"], "webhook_id": webhook_id}
+    return found | {"name": "theirs", "checkpoint_id": "ckpt-theirs"}
 
 
 @pytest.fixture(scope="module")

@@ -103,17 +103,37 @@ def test_events_page_newest_first_and_can_be_followed(service, openai, create_jo
 def test_checkpoints_page_newest_first(service, openai, create_job):
     job = create_job(suffix="pets")
     claim = service.claim(job.id)
-    for step in (2, 4, 6):
-        metrics = {"train_loss": 0.5, "valid_mean_token_accuracy": 0.25, "valid_accuracy": 0.25}
+    for step, accuracy in ((2, 0.125), (4, 0.5), (6, 0.25)):
+        metrics = {"train_loss": 0.5, "valid_mean_token_accuracy": accuracy, "valid_accuracy": accuracy}
         service.write(runs.record_checkpoint, claim, step=step, artifact_uri="artifact:jobs/a", metrics=metrics)
     first = openai.fine_tuning.jobs.checkpoints.list(job.id, limit=1)
     assert first.has_more
     checkpoints = list(first)
     assert [checkpoint.step_number for checkpoint in checkpoints] == [6, 4, 2]
+    assert [checkpoint.is_best for checkpoint in checkpoints] == [False, True, False]
     newest = checkpoints[0]
     assert newest.fine_tuning_job_id == job.id
     assert newest.fine_tuned_model_checkpoint == f"ft:tiny:default:pets:{job.id}:ckpt-step-6"
     assert (newest.metrics.step, newest.metrics.train_loss, newest.metrics.valid_accuracy) == (6, 0.5, 0.25)
+
+
+def test_a_deleted_checkpoint_takes_its_files_along(service, http, create_job, tmp_path):
+    job = create_job()
+    claim = service.claim(job.id)
+    (tmp_path / "weights").write_bytes(b"weights")
+    uris = [service.artifacts.put_folder(tmp_path, f"jobs/{job.id}/step-{step}") for step in (2, 4)]
+    for step, uri in zip((2, 4), uris, strict=True):
+        service.write(runs.record_checkpoint, claim, step=step, artifact_uri=uri, metrics={}, num_bytes=7)
+    new, old = http.get(f"{JOBS}/{job.id}/checkpoints").json()["data"]
+    assert (new["num_bytes"], new["is_best"]) == (7, False)
+    refused = http.delete(f"{JOBS}/{job.id}/checkpoints/{new['id']}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "checkpoint_in_use")
+    deleted = http.delete(f"{JOBS}/{job.id}/checkpoints/{old['id']}")
+    assert deleted.json() == {"id": old["id"], "object": "fine_tuning.job.checkpoint", "deleted": True}
+    assert [service.artifacts.exists(uri) for uri in uris] == [False, True]
+    assert http.delete(f"{JOBS}/{job.id}/checkpoints/{old['id']}").status_code == 404
+    entries = http.get("/v1/audit_log").json()["data"]
+    assert any(entry["action"] == "checkpoint.delete" and entry["object_id"] == old["id"] for entry in entries)
 
 
 def test_runs_name_worker_host_device_and_outcome(service, http, create_job):

@@ -105,6 +105,16 @@ def test_only_complete_checkpoints_are_listed_oldest_first(run_dir):
     assert run_dir.checkpoint_folder(20) == run_dir.list_checkpoints()[0][1]
 
 
+def test_the_newest_checkpoints_and_the_most_accurate_are_not_superseded(run_dir):
+    for step, accuracy in ((10, 0.0), (20, 0.5), (30, 0.5), (40, None), (50, 0.25), (60, 0.25)):
+        run_dir.checkpoint_folder(step).mkdir(parents=True)
+        manifest = json.dumps({"validation_accuracy": accuracy})
+        (run_dir.checkpoint_folder(step) / MANIFEST_FILE).write_text(manifest)
+    assert [path.name for path in run_dir.superseded_checkpoints(2)] == [
+        "step-000010", "step-000020", "step-000040"
+    ]  # fmt: skip
+
+
 def test_a_model_is_there_when_its_manifest_is(run_dir):
     assert run_dir.read_manifest() is None
     run_dir.model.mkdir(parents=True)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
+from alignclip_store.checkpoints import list_checkpoints
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import CheckpointNotFound, EventNotFound, FileNotFound, IllegalTransition, JobNotFound
 from alignclip_store.events import list_events, record_event
 from alignclip_store.files import create_file
-from alignclip_store.jobs import get_job, list_checkpoints, list_jobs, list_metrics, list_runs, request_cancel
+from alignclip_store.jobs import get_job, list_jobs, list_metrics, list_runs, request_cancel
 from alignclip_store.runs import Claim, finish, heartbeat, record_checkpoint, record_metrics, start_training
 from alignclip_store.tables import Job
 

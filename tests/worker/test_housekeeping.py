@@ -9,8 +9,17 @@ from sqlalchemy import select, update
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import database_now, reading, transaction
 from alignclip_store.jobs import request_cancel
-from alignclip_store.runs import NewModel, WorkerIdentity, claim_next, finish, record_checkpoint, start_training
-from alignclip_store.tables import Checkpoint, File, Job, Model
+from alignclip_store.retention import model_key, run_prefix
+from alignclip_store.runs import (
+    NewModel,
+    WorkerIdentity,
+    claim_next,
+    finish,
+    reap,
+    record_checkpoint,
+    start_training,
+)
+from alignclip_store.tables import Checkpoint, File, Job, Model, Run
 from worker.housekeeping import keep_house
 
 AGES = {"keep_files_days": 30, "keep_checkpoints_days": 7, "keep_models_days": 60}
@@ -85,6 +94,29 @@ def test_a_file_that_an_unfinished_job_needs_stays(make_service, archive):
         request_cancel(session, "owner", job_id)
     keep_house(service.engine, service.artifacts, service.settings)
     assert kept(service) == [0, 0, 0]
+
+
+def test_what_a_killed_run_stored_without_a_row_goes_once_its_worker_cannot_wake_any_more(service, archive):
+    job_id = service.submit(archive, wakes=False)
+    with transaction(service.engine) as session:
+        claim = claim_next(session, WorkerIdentity(name="w", host="h", device="cpu"), 60)
+        job = session.get_one(Job, job_id)
+        key, prefix = model_key(job, claim.fence), run_prefix(job_id, claim.fence)
+    named = put(service, f"{prefix}/checkpoints/step-000001")
+    unnamed = [put(service, f"{prefix}/checkpoints/step-000002"), put(service, f"{key}/weights.safetensors")]
+    log = put(service, f"{prefix}/trainer.log")
+    with transaction(service.engine) as session:
+        record_checkpoint(session, claim, step=1, artifact_uri=named, metrics={})
+        session.execute(update(Job).values(lease_until=database_now(session) - timedelta(seconds=1)))
+        assert reap(session, service.settings) == [job_id]
+    assert keep_house(service.engine, service.artifacts, service.settings) == 0
+    assert all(service.artifacts.exists(uri) for uri in [named, log, *unnamed])
+    with transaction(service.engine) as session:
+        session.execute(update(Run).values(ended_at=database_now(session) - timedelta(hours=2)))
+    assert keep_house(service.engine, service.artifacts, service.settings) == 2
+    assert [service.artifacts.exists(uri) for uri in [named, log, *unnamed]] == [True, True, False, False]
+    with reading(service.engine) as session:
+        assert session.scalars(select(Run.swept_at)).one() is not None
 
 
 def test_what_a_killed_writer_left_goes_after_a_day_and_what_is_being_written_stays(service, tmp_path):

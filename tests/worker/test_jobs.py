@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
+from alignclip_store.checkpoints import best_checkpoint, list_checkpoints
 from alignclip_store.database import database_now, reading, transaction
-from alignclip_store.jobs import list_checkpoints, list_metrics, request_cancel
+from alignclip_store.jobs import list_metrics, request_cancel
 from alignclip_store.models import get_model
 from alignclip_store.runs import WorkerIdentity, claim_next, finish, reap
 from alignclip_store.similarities import get_similarity
@@ -42,17 +43,20 @@ def test_the_model_is_stored_whole_and_carries_the_hash_of_its_jobs_matrix(runni
         assert hashlib.sha256(weights.read()).hexdigest() == model.manifest["weights_sha256"]
 
 
-def test_the_newest_checkpoints_are_kept(running_service, finished_job, tmp_path):
+def test_the_newest_and_the_best_checkpoints_are_kept(running_service, finished_job, tmp_path):
     with reading(running_service.engine) as session:
         checkpoints, _ = list_checkpoints(session, finished_job.owner, finished_job.id)
     assert [checkpoint.step for checkpoint in checkpoints] == [6, 4]  # keep_checkpoints
+    assert best_checkpoint(checkpoints).step == 6, "as accurate as step 4: both follow the evaluation of step 3"
+    assert all(checkpoint.num_bytes > 0 for checkpoint in checkpoints)
     newest = checkpoints[0]
     assert (running_service.artifacts.fetch_folder(newest.artifact_uri, tmp_path / "newest") / "resume").is_dir()
     assert newest.metrics["train_loss"] > 0
     assert newest.metrics["valid_mean_token_accuracy"] == newest.metrics["valid_accuracy"]
     assert 0 <= newest.metrics["valid_accuracy"] <= 1
     prefix = newest.artifact_uri.rpartition("/")[0]
-    assert not running_service.artifacts.local_path(prefix).joinpath("step-000002").exists()
+    folders = {path.name for path in running_service.artifacts.local_path(prefix).iterdir()}
+    assert folders == {f"step-{checkpoint.step:06d}" for checkpoint in checkpoints}
 
 
 def test_a_finished_run_leaves_its_log_and_nothing_on_the_worker(running_service, finished_job):

@@ -1,7 +1,8 @@
 """A real trainer that is paused, resumed, cancelled and tried again."""
 
+from alignclip_store.checkpoints import list_checkpoints
 from alignclip_store.database import reading, transaction
-from alignclip_store.jobs import list_checkpoints, request_cancel
+from alignclip_store.jobs import request_cancel
 from alignclip_store.pausing import request_pause, resume_job, retry_job
 from alignclip_store.queue import wake
 

@@ -113,7 +113,7 @@ def test_several_gpus_are_trained_on_by_as_many_processes(run_dir):
 
 def test_a_checkpoint_carries_the_numbers_of_the_weights_that_would_serve():
     evaluation = {"raw": {"accuracy": 0.5, "loss": 1.0}, "bma": {"accuracy": 0.75, "loss": 0.5}}
-    metrics = checkpoint_metrics({"train": {"loss": 2.0, "accuracy": 0.25}, "evaluation": evaluation})
+    metrics = checkpoint_metrics({"train": {"loss": 2.0, "accuracy": 0.25}, "evaluation": evaluation}, 0.75)
     assert metrics == {
         "train_loss": 2.0,
         "train_mean_token_accuracy": 0.25,
@@ -121,7 +121,7 @@ def test_a_checkpoint_carries_the_numbers_of_the_weights_that_would_serve():
         "valid_mean_token_accuracy": 0.75,
         "valid_accuracy": 0.75,
     }
-    assert checkpoint_metrics({}) == {}
+    assert checkpoint_metrics({"evaluation": {"zero_shot": {"accuracy": 0.5}}}, None) == {}
 
 
 def test_a_shutdown_reaches_processes_that_were_forked_before_it():
