@@ -7,13 +7,14 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import input_pipeline, memory, training_step
+from benchmarks import input_pipeline, memory, start, training_step
 from benchmarks.rows import save_rows
 
 BENCHMARKS = {
     "training_step": training_step.measure,
     "memory": memory.measure,
     "input_pipeline": input_pipeline.measure,
+    "start": start.measure,
 }
 
 
