@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from alignclip_core.base_models import BaseModel
-from alignclip_core.encoder import ImageEncoder
 from alignclip_core.errors import LabelsInvalid
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.images import Preprocessing
 from alignclip_core.pixels import normalise, prepare_image
+from alignclip_core.runtimes.torch_tower import TorchTower
+from alignclip_core.runtimes.towers import ImageTower
 
 BATCH_SIZE = 32
 
@@ -32,10 +33,10 @@ class Prediction:
 class Classifier:
     """An image tower ready to serve. Open vocabulary: the class embeddings are an argument of `classify`."""
 
-    def __init__(self, encoder: ImageEncoder, preprocessing: Preprocessing, logit_scale: float) -> None:
+    def __init__(self, tower: ImageTower, preprocessing: Preprocessing, logit_scale: float) -> None:
+        self.tower = tower
         self.preprocessing = preprocessing
         self.logit_scale = logit_scale
-        self._encoder = encoder.requires_grad_(False)
 
     @classmethod
     def load(cls, folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
@@ -51,24 +52,27 @@ class Classifier:
         return cls.of(load_base_model(base_model, device))
 
     @classmethod
-    def of(cls, model: FinishedModel) -> Classifier:
-        """The classifier of a loaded model."""
-        return cls(model.image_encoder, model.preprocessing, model.logit_scale)
+    def of(cls, model: FinishedModel, tower: ImageTower | None = None) -> Classifier:
+        """The classifier of a loaded model; `tower` runs it in place of torch in fp32."""
+        return cls(tower or TorchTower(model.image_encoder), model.preprocessing, model.logit_scale)
 
     @property
     def num_bytes(self) -> int:
         """Memory that the weights take."""
-        return sum(value.nbytes for value in self._encoder.state_dict().values())
+        return self.tower.num_bytes
 
-    @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image]) -> Float[Tensor, "images dim"]:
         """Image features of unit length, fp32, on the CPU. The pictures are RGB, as `decode_image` returns them."""
-        device = next(self._encoder.parameters()).device
-        features = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = torch.stack([prepare_image(image, self.preprocessing) for image in images[start:][:BATCH_SIZE]])
-            features.append(self._encoder(normalise(batch.to(device), self.preprocessing)).cpu())
-        return torch.cat(features)
+        return torch.cat(
+            [
+                self.features(torch.stack([prepare_image(image, self.preprocessing) for image in batch]))
+                for batch in (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
+            ]
+        )
+
+    def features(self, pixels: UInt8[Tensor, "images 3 size size"]) -> Float[Tensor, "images dim"]:
+        """The same of images that `prepare_image` made, in one forward pass."""
+        return self.tower(normalise(pixels, self.preprocessing))
 
     def classify(
         self, images: Sequence[Image.Image], class_embeddings: Float[Tensor, "classes dim"]

@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     max_uploads_per_minute: int = Field(600, ge=1, description="Uploads with one key.")
     max_failed_keys_per_minute: int = Field(100, ge=1, description="Wrong API keys from one address.")
     max_waiting_classify: int = Field(1024, ge=1, description="Classify requests that may wait for their turn.")
+    max_batch_images: int = Field(32, ge=1, description="Images that one forward pass of the API takes.")
+    max_batch_wait_seconds: float = Field(
+        0.005, ge=0, description="How long an image may wait for others that are being decoded."
+    )
     max_silence_seconds: float = Field(30.0, gt=0, description="How long a client may pause while it sends a body.")
     rate_limit_url: str | None = Field(None, description="Redis URL where several APIs count together; unset: memory.")
     model_cache_bytes: int = Field(4 * 2**30, ge=1, description="Memory for image towers that are kept loaded.")

@@ -78,6 +78,10 @@ class ModelAnswer(BaseModel):
     licence: str = ""
 
     @classmethod
+    def of(cls, model: BaseClip | tables.Model) -> ModelAnswer:
+        return cls.of_base(model) if isinstance(model, BaseClip) else cls.of_tuned(model)
+
+    @classmethod
     def of_base(cls, card: BaseClip) -> ModelAnswer:
         assert card.folder is not None, "only local models are shown"
         return cls(
@@ -137,14 +141,21 @@ class ImagePredictions(BaseModel):
     index: int
     filename: str
     predictions: list[PredictionAnswer]
+    rejected: bool | None = Field(
+        None,
+        description="Whether the best score is so low that the answer is `none of these`; null where no threshold was "
+        "fitted, and for other labels than the model's own.",
+    )
 
 
 class ClassifyAnswer(BaseModel):
     """The labels of every image of a multipart request, in its order."""
 
     object: Literal["list"] = "list"
-    model: str
+    model: str = Field(description="Id of the model that answered; of an alias the one it points to.")
+    calibrated: bool = Field(False, description="Whether the scores are calibrated probabilities.")
     data: list[ImagePredictions]
+    compared: ClassifyAnswer | None = Field(None, description="The same images by the model of `compare_with`.")
 
 
 def page(items: Sequence[Any], has_more: bool) -> ListAnswer[Any]:

@@ -7,6 +7,7 @@ import binascii
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import Request
@@ -24,9 +25,17 @@ SCORE_FUNCTIONS: tuple[ScoreFunction, ...] = ("softmax", "sigmoid", "none")
 DEFAULT_TOP_K = 5  # where the labels are the model's own; labels that the caller names are all scored
 
 IMAGE_FIELDS = ("image", "images", "image[]", "images[]")
-OTHER_FIELDS = ("top_k", "function_to_apply")
+OTHER_FIELDS = ("top_k", "function_to_apply", "calibrated", "compare_with")
 TEXT_FIELDS = ("labels", "labels[]", "templates", "templates[]", *OTHER_FIELDS)
-PARAMETERS = ("candidate_labels", "labels", "hypothesis_template", "templates", "top_k", "function_to_apply")
+PARAMETERS = (
+    "candidate_labels",
+    "labels",
+    "hypothesis_template",
+    "templates",
+    "top_k",
+    "function_to_apply",
+    "calibrated",
+)
 RAW_KINDS = (
     "",
     "application/octet-stream",
@@ -52,6 +61,8 @@ class ClassifyRequest:
     templates: tuple[str, ...] | None = None
     top_k: int | None = None
     score_function: ScoreFunction = "softmax"
+    calibrated: bool = True  # where the model has a calibration
+    compare_with: str | None = None  # another model's id or alias
     form: FormData | None = None  # holds the files of a multipart body until it is closed
 
 
@@ -89,7 +100,7 @@ def _from_form(form: FormData) -> ClassifyRequest:
         if name in IMAGE_FIELDS:
             if not isinstance(value, UploadFile):
                 raise RequestInvalid(f"{name} is text; send the image as a file.", param=name)
-            images.append(ImageSource(value.filename or f"image {len(images)}", value.file.read))
+            images.append(ImageSource(value.filename or f"image {len(images)}", partial(read_again, value)))
         elif name in TEXT_FIELDS and isinstance(value, str):
             fields.setdefault(name.removesuffix("[]"), []).append(value)
         else:
@@ -99,12 +110,20 @@ def _from_form(form: FormData) -> ClassifyRequest:
         raise RequestInvalid("The form has no image; send one or many files in its field `image`.", param="image")
     return ClassifyRequest(
         images=images,
-        labels=_names(_text_or_list(fields.get("labels"), "labels"), "labels"),
-        templates=_templates(_text_or_list(fields.get("templates"), "templates"), "templates"),
+        labels=_names(text_or_list(fields.get("labels"), "labels"), "labels"),
+        templates=_templates(text_or_list(fields.get("templates"), "templates"), "templates"),
         top_k=_top_k(fields.get("top_k", [None])[-1]),
         score_function=_score_function(fields.get("function_to_apply", [None])[-1]),
+        calibrated=_flag(fields.get("calibrated", [None])[-1], "calibrated"),
+        compare_with=fields.get("compare_with", [None])[-1] or None,
         form=form,
     )
+
+
+def read_again(file: UploadFile) -> bytes:
+    """The whole content, however often it was read: two models may want it."""
+    file.file.seek(0)
+    return file.file.read()
 
 
 def _read_json(body: bytes) -> ClassifyRequest:
@@ -123,7 +142,7 @@ def _read_json(body: bytes) -> ClassifyRequest:
     for name in parameters:
         if name not in PARAMETERS:
             raise RequestInvalid(f"Unknown parameter {name!r}; known: {', '.join(PARAMETERS)}.", param=name)
-    image = _decode_base64(content["inputs"])
+    image = decode_base64(content["inputs"], "inputs")
     labels_param = "candidate_labels" if parameters.get("candidate_labels") is not None else "labels"
     return ClassifyRequest(
         images=[ImageSource("inputs", lambda: image)],
@@ -133,6 +152,7 @@ def _read_json(body: bytes) -> ClassifyRequest:
         or _templates(parameters.get("templates"), "templates"),
         top_k=_top_k(parameters.get("top_k")),
         score_function=_score_function(parameters.get("function_to_apply")),
+        calibrated=_flag(parameters.get("calibrated"), "calibrated"),
     )
 
 
@@ -142,18 +162,17 @@ def _read_raw(body: bytes) -> ClassifyRequest:
     return ClassifyRequest(images=[ImageSource("image", lambda: body)])
 
 
-def _decode_base64(text: str) -> bytes:
+def decode_base64(text: str, param: str) -> bytes:
+    """The bytes of an image in base64 or of a data URL. Raises `RequestInvalid`."""
     if text.startswith("data:"):
         _, _, text = text.partition(",")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestInvalid(
-            f"inputs is not base64 ({error}); images by URL are not fetched.", param="inputs"
-        ) from error
+        raise RequestInvalid(f"{param} is not base64 ({error}); images by URL are not fetched.", param=param) from error
 
 
-def _text_or_list(values: list[str] | None, param: str) -> Any:
+def text_or_list(values: list[str] | None, param: str) -> Any:
     """What a form's repeated field says: one value may be a JSON list."""
     if not values:
         return None
@@ -191,6 +210,15 @@ def _top_k(given: Any) -> int | None:
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
         raise RequestInvalid(f"top_k must be a whole number from 1 on, got {given!r}.", param="top_k")
     return given
+
+
+def _flag(given: Any, param: str) -> bool:
+    """True where nothing is given."""
+    if given in (None, True, False):
+        return given is not False
+    if str(given).lower() not in ("true", "false"):
+        raise RequestInvalid(f"{param} must be true or false, got {given!r}.", param=param)
+    return str(given).lower() == "true"
 
 
 def _score_function(given: Any) -> ScoreFunction:

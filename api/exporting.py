@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 import alignclip_core
+from alignclip_core.base_models import BaseModel
 from alignclip_core.export.fitness import check_fits
 from alignclip_core.export.formats import ExportFormat
 from alignclip_core.parent_watch import PARENT_VARIABLE
-from alignclip_store import models
-from alignclip_store.database import reading
 from api.errors import ExportFailed
 from api.model_files import local_folder
 from api.resources import Resources
+from api.served_models import find_model
 
 EXPORT_SECONDS = 900.0  # a ViT-L/14 takes about a minute; a process that takes longer hangs
 
@@ -32,14 +32,12 @@ def build_export(resources: Resources, owner: str, model_id: str, export_format:
 
     Raises `ModelNotFound`, and `ExportUnfit` before anything is made.
     """
-    card = resources.models.find_base_model(model_id)
-    if card is not None:
-        check_fits(card, export_format)
-        return _make_zip(resources, card.id, export_format)
-    with reading(resources.engine) as session:
-        row = models.get_model(session, owner, model_id)
-    check_fits(resources.models.base_model(row.base_model), export_format, row.manifest)
-    with local_folder(resources, row) as folder:
+    model = find_model(resources, owner, model_id)
+    if isinstance(model, BaseModel):
+        check_fits(model, export_format)
+        return _make_zip(resources, model.id, export_format)
+    check_fits(resources.models.base_model(model.base_model), export_format, model.manifest)
+    with local_folder(resources, model) as folder:
         return _make_zip(resources, str(folder), export_format)
 
 

@@ -17,12 +17,16 @@ from alignclip_store.settings import Settings
 from api.errors import ERROR_ANSWERS, install_error_handlers
 from api.measurements import Measurements, RequestMeter
 from api.middleware import BodyLimit, RequestLog
+from api.rate_limits import INFERENCE_ROUTES
 from api.resources import open_resources
 from api.routes import (
+    aliases,
     api_keys,
     audit,
     classify,
+    embeddings,
     estimate,
+    explain,
     export,
     files,
     health,
@@ -51,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with open_resources(settings) as resources:
+        with open_resources(settings, app.state.measurements) as resources:
             app.state.resources = resources
             yield
 
@@ -86,8 +90,11 @@ def create_app(settings: Settings) -> FastAPI:
         webhooks,
         similarity,
         classify,
+        embeddings,
+        explain,
         export,
         interpolate,
+        aliases,
         api_keys,
         audit,
         models,
@@ -104,7 +111,7 @@ def create_app_from_environment() -> FastAPI:
 
 def _body_limit(request: Request, settings: Settings) -> int:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        if request.url.path.endswith("/classify"):
+        if request.url.path.endswith(INFERENCE_ROUTES):
             return min(
                 settings.max_body_bytes, settings.max_images_per_request * settings.max_image_bytes + MAX_JSON_BYTES
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -41,6 +41,22 @@ class Measurements:
         self._classify_images = Histogram(
             "alignclip_classify_images", "Images in a classify request.", buckets=BATCH_SIZES, registry=self.registry
         )
+
+        self._batch_images = Histogram(
+            "alignclip_batch_images", "Images in a forward pass.", buckets=BATCH_SIZES, registry=self.registry
+        )
+        self._batch_wait_seconds = Histogram(
+            "alignclip_batch_wait_seconds",
+            "Time that decoded images of a request waited for their forward pass.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def count_batch(self, num_images: int, waited_seconds: Sequence[float]) -> None:
+        """A forward pass, and how long each request in it had waited."""
+        self._batch_images.observe(num_images)
+        for seconds in waited_seconds:
+            self._batch_wait_seconds.observe(seconds)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """An answered request; `route` is its template, never its path."""

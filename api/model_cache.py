@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from alignclip_core.classifier import Classifier
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.encoder import TextEncoder, build_image_encoder, build_text_encoder
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown, ConfigInvalid
+from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.prompts import embed_classes
 from alignclip_store import tables
 from alignclip_store.artifacts import ArtifactStore
@@ -26,6 +27,10 @@ from alignclip_store.errors import ModelNotFound
 from alignclip_store.settings import Settings
 
 MAX_EMBEDDINGS = 200_000  # of 512 floats each: 400 MB at most
+
+Kind = Literal["classifier", "whole"]  # what is kept of a model: its image tower as it serves, or all of it in fp32
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Loaded = Classifier | FinishedModel
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -130,9 +135,7 @@ class ModelCache:
         self._encoding = KeyedLocks()  # tokenizers do not bear two threads
         self._text_encoders: dict[str, TextEncoder] = {}
         self._tower_shapes: dict[str, TowerShape] = {}
-        self._classifiers: BoundedCache[str, Classifier] = BoundedCache(
-            settings.model_cache_bytes, lambda classifier: classifier.num_bytes
-        )
+        self._loaded: BoundedCache[tuple[Kind, str], Loaded] = BoundedCache(settings.model_cache_bytes, _num_bytes)
         self._embeddings: BoundedCache[tuple[str, tuple[str, ...], bool, str], Tensor] = BoundedCache(
             MAX_EMBEDDINGS, lambda _: 1
         )
@@ -151,6 +154,16 @@ class ModelCache:
         """Whether the operator lets this base model be used."""
         allowed = self._settings.allowed_base_models
         return allowed is None or base_model.id in allowed
+
+    def is_base_model(self, model_id: str) -> bool:
+        """Whether a base model has that id, local or not."""
+        try:
+            find_base_model(model_id, self._settings.models_location)
+        except BaseModelNotLocal:
+            return True
+        except BaseModelUnknown:
+            return False
+        return True
 
     def find_base_model(self, model_id: str) -> BaseModel | None:
         """The card of a local base model, or None: the id may be a tuned model's.
@@ -187,27 +200,34 @@ class ModelCache:
         with self._encoding.holding(encoder.text_model):
             yield encoder
 
-    def base_classifier(self, base_model: BaseModel) -> Classifier:
-        """The zero-shot classifier of a base model."""
-        return self._classifier(base_model.id, lambda: Classifier.from_base(base_model))
+    def classifier(self, model: BaseModel | tables.Model) -> Classifier:
+        """The classifier of a base model, zero-shot, or of a tuned one. Raises `ArtifactCorrupt`."""
+        loaded = self._load("classifier", model.id, lambda: Classifier.of(self._open(model)))
+        assert isinstance(loaded, Classifier)
+        return loaded
 
-    def tuned_classifier(self, model: tables.Model) -> Classifier:
-        """The classifier of a tuned model, its files fetched and their hash checked. Raises `ArtifactCorrupt`."""
+    def finished_model(self, model: BaseModel | tables.Model) -> FinishedModel:
+        """The model with its whole image tower in fp32, which explanations look into. Raises `ArtifactCorrupt`."""
+        loaded = self._load("whole", model.id, lambda: self._open(model))
+        assert isinstance(loaded, FinishedModel)
+        return loaded
+
+    def _open(self, model: BaseModel | tables.Model) -> FinishedModel:
+        """The model from its files, which are fetched and whose hashes are checked."""
+        if isinstance(model, BaseModel):
+            return load_base_model(model)
         base_model = self.base_model(model.base_model)
-
-        def load() -> Classifier:
-            local = self._artifacts.local_path(model.artifact_uri)
-            if local is not None:
-                return Classifier.load(local, base_model)
-            with TemporaryDirectory(dir=self._settings.home_dir, prefix="model-") as folder:
-                fetched = self._artifacts.fetch_folder(model.artifact_uri, Path(folder) / "model")
-                return Classifier.load(fetched, base_model)
-
-        return self._classifier(model.id, load)
+        local = self._artifacts.local_path(model.artifact_uri)
+        if local is not None:
+            return load_finished_model(local, base_model)
+        with TemporaryDirectory(dir=self._settings.home_dir, prefix="model-") as folder:
+            fetched = self._artifacts.fetch_folder(model.artifact_uri, Path(folder) / "model")
+            return load_finished_model(fetched, base_model)
 
     def forget(self, model_id: str) -> None:
         """Free a model that was deleted."""
-        self._classifiers.drop(model_id)
+        for kind in KINDS:
+            self._loaded.drop((kind, model_id))
 
     def class_embeddings(
         self, base_model: BaseModel, labels: Sequence[str], templates: Sequence[str], *, hyphens_to_spaces: bool = False
@@ -224,10 +244,16 @@ class ModelCache:
                 self._embeddings.put(keys[label], embedding.clone())
         return torch.stack([embedding for label in labels if (embedding := found[label]) is not None])
 
-    def _classifier(self, model_id: str, load: Callable[[], Classifier]) -> Classifier:
-        with self._loading.holding(("image", model_id)):
-            classifier = self._classifiers.get(model_id)
-            if classifier is None:
-                classifier = load()
-                self._classifiers.put(model_id, classifier)
-            return classifier
+    def _load(self, kind: Kind, model_id: str, load: Callable[[], Loaded]) -> Loaded:
+        with self._loading.holding((kind, model_id)):
+            loaded = self._loaded.get((kind, model_id))
+            if loaded is None:
+                loaded = load()
+                self._loaded.put((kind, model_id), loaded)
+            return loaded
+
+
+def _num_bytes(loaded: Loaded) -> int:
+    if isinstance(loaded, Classifier):
+        return loaded.num_bytes
+    return sum(value.nbytes for value in loaded.image_encoder.state_dict().values())

@@ -23,6 +23,8 @@ from api.errors import RateLimited
 RequestKind = Literal["reads", "classify", "writes", "uploads"]
 REQUEST_KINDS: tuple[RequestKind, ...] = get_args(RequestKind)
 
+INFERENCE_ROUTES = ("/classify", "/embeddings", "/explain")  # ends of paths that count as `classify`
+
 STORAGE_SECONDS = 0.5  # how long a request may wait for the shared counters
 STORAGE_AWAY_SECONDS = 10.0  # how long they are left alone after they did not answer
 
@@ -88,7 +90,7 @@ def kind_of(request: Request) -> RequestKind:
     """Which limit a request counts against."""
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return "reads"
-    if request.url.path.endswith("/classify"):
+    if request.url.path.endswith(INFERENCE_ROUTES):
         return "classify"
     return "uploads" if request.url.path == "/v1/files" else "writes"
 

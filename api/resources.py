@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from alignclip_store.database import create_engine
 from alignclip_store.queue import create_queue
 from alignclip_store.settings import Settings, bootstrap_api_key, key_pepper
 from api.authentication import Authenticator
+from api.batching import Batcher
+from api.measurements import Measurements
 from api.model_cache import KeyedLocks, ModelCache
 from api.rate_limits import RateLimits
 
-MAX_CLASSIFY_THREADS = 4  # each forward pass uses all cores already; more threads would only hold more images
+MAX_CLASSIFY_REQUESTS = 64  # at work at once; each may hold one batch of decoded images
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,16 @@ class Resources:
     queue: Celery
     models: ModelCache
     computing: KeyedLocks  # of what several requests may ask for at once
+    batcher: Batcher
     classify_limiter: CapacityLimiter
+    decode_limiter: CapacityLimiter
+    explain_limiter: CapacityLimiter  # a forward pass of its own uses all cores already
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
     uploads_folder: Path
 
 
 @contextmanager
-def open_resources(settings: Settings) -> Iterator[Resources]:
+def open_resources(settings: Settings, measurements: Measurements) -> Iterator[Resources]:
     """The resources until the application ends. Must be opened inside the event loop."""
     uploads_folder = settings.home_dir / "uploads"
     uploads_folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +56,11 @@ def open_resources(settings: Settings) -> Iterator[Resources]:
     engine = create_engine(settings)
     rate_limits = RateLimits(settings)
     artifacts = ArtifactStore(settings.artifacts_location)
+    batcher = Batcher(
+        max_images=settings.max_batch_images,
+        max_wait_seconds=settings.max_batch_wait_seconds,
+        observe=measurements.count_batch,
+    )
     try:
         yield Resources(
             settings=settings,
@@ -61,9 +72,13 @@ def open_resources(settings: Settings) -> Iterator[Resources]:
             queue=create_queue(settings),
             models=ModelCache(settings, artifacts),
             computing=KeyedLocks(),
-            classify_limiter=CapacityLimiter(MAX_CLASSIFY_THREADS),
+            batcher=batcher,
+            classify_limiter=CapacityLimiter(MAX_CLASSIFY_REQUESTS),
+            decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
+            explain_limiter=CapacityLimiter(1),
             making_limiter=CapacityLimiter(1),
             uploads_folder=uploads_folder,
         )
     finally:
+        batcher.close()
         engine.dispose()

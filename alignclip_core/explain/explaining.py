@@ -47,7 +47,7 @@ def explain(model: FinishedModel, image: Image.Image, label: str, folder: Path) 
         "image_similarity": {stage: of_stage.image_similarity for stage, of_stage in maps.items()},
     }
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=2))
-    write_pictures(_seen(image, model.preprocessing), maps, folder)
+    write_pictures(picture_seen(image, model.preprocessing), maps, folder)
     return maps
 
 
@@ -73,7 +73,7 @@ def _base_of(model: FinishedModel) -> FinishedModel:
     )
 
 
-def _seen(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def picture_seen(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The part of the image that the tower sees, large enough to look at."""
     pixels = prepare_image(image, preprocessing).permute(1, 2, 0).numpy()
     side = max(preprocessing.image_size, PICTURE_SIDE)

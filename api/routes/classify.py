@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 
-from alignclip_store import models
-from alignclip_store.database import reading
 from api.answers import ClassifyAnswer, ModelAnswer, PredictionAnswer
 from api.classification import classify
 from api.classify_forms import DEFAULT_TOP_K, read_classify_request
 from api.dependencies import InferOwnerDep, OwnerDep, ResourcesDep
 from api.errors import BODY_ERROR_ANSWERS, ERROR_ANSWERS, in_both_forms, speaks_hugging_face
 from api.resources import Resources
+from api.served_models import find_model
 
 router = APIRouter(prefix="/v1/models", tags=["classify"], responses=in_both_forms(ERROR_ANSWERS))
 
@@ -22,6 +20,11 @@ _NAMES = {"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "st
 _OPTIONS: dict[str, Any] = {
     "top_k": {"type": "integer", "minimum": 1, "description": f"Unset: {DEFAULT_TOP_K}, or all labels that are named."},
     "function_to_apply": {"type": "string", "enum": ["softmax", "sigmoid", "none"], "default": "softmax"},
+    "calibrated": {
+        "type": "boolean",
+        "default": True,
+        "description": "False: probabilities as the model gives them, though its job fitted a temperature.",
+    },
 }
 _BODY = {
     "requestBody": {
@@ -36,6 +39,7 @@ _BODY = {
                         "labels": _NAMES | {"description": "Repeated, or a JSON list. Unset: the model's own classes."},
                         "templates": _NAMES | {"description": "Unset: the model's own."},
                         **_OPTIONS,
+                        "compare_with": {"type": "string", "description": "Another model, which also answers."},
                     },
                 }
             },
@@ -75,15 +79,14 @@ async def classify_images(
     wanted = await read_classify_request(request, resources.settings)
     try:
         with request.app.state.measurements.classifying(len(wanted.images)):
-            answers = await to_thread.run_sync(
-                classify, resources, owner, model, wanted, limiter=resources.classify_limiter
-            )
+            async with resources.classify_limiter:
+                answer = await classify(resources, owner, model, wanted)
     finally:
         if wanted.form is not None:
             await wanted.form.close()
     if speaks_hugging_face(request):
-        return answers[0].predictions
-    return ClassifyAnswer(model=model, data=answers)
+        return answer.data[0].predictions
+    return answer
 
 
 @router.get("/{model:path}/classify/health")
@@ -100,8 +103,4 @@ def retrieve_classify_info(model: str, owner: OwnerDep, resources: ResourcesDep)
 
 
 def _describe(resources: Resources, owner: str, model: str) -> ModelAnswer:
-    card = resources.models.find_base_model(model)
-    if card is not None:
-        return ModelAnswer.of_base(card)
-    with reading(resources.engine) as session:
-        return ModelAnswer.of_tuned(models.get_model(session, owner, model))
+    return ModelAnswer.of(find_model(resources, owner, model))

@@ -11,6 +11,7 @@ from alignclip_store.database import reading, transaction
 from api.answers import DeletedAnswer, ListAnswer, ModelAnswer, page
 from api.dependencies import CallerDep, OwnerDep, ResourcesDep
 from api.errors import RequestInvalid
+from api.served_models import find_model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -27,12 +28,8 @@ def list_models(owner: OwnerDep, resources: ResourcesDep) -> ListAnswer[ModelAns
 
 @router.get("/{model:path}")
 def retrieve_model(model: str, owner: OwnerDep, resources: ResourcesDep) -> ModelAnswer:
-    """One model."""
-    card = resources.models.find_base_model(model)
-    if card is not None:
-        return ModelAnswer.of_base(card)
-    with reading(resources.engine) as session:
-        return ModelAnswer.of_tuned(models.get_model(session, owner, model))
+    """One model; of an alias the one that it points to."""
+    return ModelAnswer.of(find_model(resources, owner, model))
 
 
 @router.delete("/{model:path}")

@@ -37,7 +37,7 @@ def test_zip_of_a_tuned_model_gives_its_logits_in_open_clip(service, tuned, tmp_
         folder = service.artifacts.local_path(models.get_model(session, "default", tuned).artifact_uri)
     own = Classifier.load(folder, read_card(service.settings.models_location / "tiny", "tiny"))
     with torch.no_grad():
-        assert_close(model.eval().encode_image(images, normalize=True), own._encoder(images), atol=1e-5, rtol=0)
+        assert_close(model.eval().encode_image(images, normalize=True), own.tower(images), atol=1e-5, rtol=0)
     assert model.logit_scale.exp().item() == pytest.approx(own.logit_scale)
     about = json.loads((tmp_path / "alignclip.json").read_text())
     assert about["labels"] == ["cat", "dog", "red_panda"]

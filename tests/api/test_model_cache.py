@@ -25,7 +25,7 @@ def test_threads_that_ask_at_once_get_one_model(make_cache):
 
     def load(_):
         start.wait()
-        return cache.base_classifier(card), cache.text_encoder(card)
+        return cache.classifier(card), cache.text_encoder(card)
 
     with ThreadPoolExecutor(8) as pool:
         loaded = list(pool.map(load, range(8)))
@@ -37,10 +37,10 @@ def test_model_that_does_not_fit_beside_another_takes_its_place(make_cache):
     roomy, tight = make_cache(), make_cache(model_cache_bytes=1)
     starter, tiny = roomy.base_model("starter"), roomy.base_model("tiny")
     for cache, is_kept in ((roomy, True), (tight, False)):
-        first = cache.base_classifier(tiny)
-        assert cache.base_classifier(tiny) is first  # one alone is kept whatever its size
-        cache.base_classifier(starter)
-        assert (cache.base_classifier(tiny) is first) == is_kept
+        first = cache.classifier(tiny)
+        assert cache.classifier(tiny) is first  # one alone is kept whatever its size
+        cache.classifier(starter)
+        assert (cache.classifier(tiny) is first) == is_kept
 
 
 def test_bounded_cache_drops_what_was_not_used_for_longest():

@@ -14,7 +14,9 @@ BODIES = {  # of the routes that look at their body before they look for the id
     "classify_images": {"inputs": "aGVsbG8=", "parameters": {"candidate_labels": ["cat", "dog"]}},
     "interpolate_model": {"alpha": 0.5},
     "set_alias": {"model": "ft:nothing"},
+    "embed": {"input": "cat"},
 }
+FORMS = {"explain_image": {"files": {"image": b"hello"}, "data": {"label": "cat"}}}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,9 @@ def test_every_route_with_an_id_is_404_for_another_owner(theirs, ids, stranger):
         assert set(names) <= set(ids), f"{path}: tell this test what to put there"
         tried |= set(names)
         place = path.format(**ids)
-        body = {"json": BODIES.get(operation["operationId"], {})} if method in ("post", "put", "patch") else {}
+        name = operation["operationId"]
+        body = {"json": BODIES.get(name, {})} if method in ("post", "put", "patch") else {}
+        body = FORMS.get(name, body)
         answer = stranger.request(method, place, **body)
         assert answer.status_code == 404, (method, path, answer.text[:300])
     assert tried == set(ids)

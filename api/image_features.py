@@ -1,0 +1,55 @@
+"""Images of a request -> image features: decoded in threads, computed together with other requests' images."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import torch
+from anyio import to_thread
+from torch import Tensor
+
+from alignclip_core.classifier import Classifier
+from alignclip_core.errors import ImageRejected
+from alignclip_core.images import ImageLimits, decode_image
+from alignclip_core.pixels import prepare_image
+from alignclip_store.settings import Settings
+from api.classify_forms import ImageSource
+from api.resources import Resources
+
+
+async def compute_features(resources: Resources, classifier: Classifier, sources: Sequence[ImageSource]) -> Tensor:
+    """Image features [images, dim]. Raises `ImageRejected` for the first image that cannot be used.
+
+    Of more images than a batch holds, each batch waits its turn anew: a large request does not keep small ones out.
+    """
+    size = resources.settings.max_batch_images
+    features = []
+    for start in range(0, len(sources), size):
+        with resources.batcher.arriving(classifier, classifier.features) as submit:
+            batch = range(start, min(start + size, len(sources)))
+            decoded = await asyncio.gather(*(_decode(resources, classifier, sources, index) for index in batch))
+            submitted = submit(torch.stack(decoded))
+        features.append(await asyncio.wrap_future(submitted))
+    return torch.cat(features)
+
+
+async def _decode(resources: Resources, classifier: Classifier, sources: Sequence[ImageSource], index: int) -> Tensor:
+    return await to_thread.run_sync(
+        read_pixels, classifier, sources, index, limits_of(resources.settings), limiter=resources.decode_limiter
+    )
+
+
+def read_pixels(classifier: Classifier, sources: Sequence[ImageSource], index: int, limits: ImageLimits) -> Tensor:
+    """One image as the model takes it, not yet normalised. Raises `ImageRejected`, which names it."""
+    source = sources[index]
+    try:
+        return prepare_image(decode_image(source.read(), limits), classifier.preprocessing)
+    except ImageRejected as error:
+        where = f"Image {index} ({source.filename})" if len(sources) > 1 else source.filename
+        raise ImageRejected(f"{where}: {error.message}", param=error.param or "image") from error
+
+
+def limits_of(settings: Settings) -> ImageLimits:
+    """How large an image may be."""
+    return ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)

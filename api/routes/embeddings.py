@@ -1,0 +1,171 @@
+"""Image and text embeddings, for searches and heads of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartParser
+from torch import Tensor
+
+from alignclip_store.settings import Settings
+from api.classify_forms import ImageSource, decode_base64, read_again, text_or_list
+from api.dependencies import InferOwnerDep, ResourcesDep
+from api.errors import BODY_ERROR_ANSWERS, MediaTypeUnsupported, RequestInvalid
+from api.image_features import compute_features
+from api.resources import Resources
+from api.served_models import DescribedModel, load_model
+from api.uploads import parse_form
+
+router = APIRouter(prefix="/v1/models", tags=["classify"])
+
+Text = Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class EmbeddingsRequest(BaseModel):
+    """What to embed: texts as they are, images in base64, or both."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"input": ["a photo of a cat."]}]})
+
+    input: Text | list[Text] = Field([], description="A text or a list of texts; no template is put around them.")
+    images: list[str] = Field([], description="Images in base64.")
+
+
+class Embedding(BaseModel):
+    """One embedding, of unit length."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int = Field(description="Place in the request: among its texts, or among its images.")
+    kind: Literal["text", "image"]
+    embedding: list[float]
+
+
+class EmbeddingsAnswer(BaseModel):
+    """The embeddings of the texts in their order, then those of the images."""
+
+    object: Literal["list"] = "list"
+    model: str
+    logit_scale: float = Field(description="Logits are this times the cosine of an image's and a text's embedding.")
+    data: list[Embedding]
+
+
+class _Wanted(BaseModel):
+    """A request in whichever form it came."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    texts: list[str]
+    images: list[ImageSource]
+    form: FormData | None = None
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": EmbeddingsRequest.model_json_schema()},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "input": {"type": "array", "items": {"type": "string"}},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("/{model:path}/embeddings", openapi_extra=_BODY, responses=BODY_ERROR_ANSWERS)
+async def embed(model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep) -> EmbeddingsAnswer:
+    """Unit-length embeddings of images and texts in one space: their cosine says how well they fit."""
+    wanted = await _read(request, resources.settings)
+    try:
+        async with resources.classify_limiter:
+            served, classifier = await to_thread.run_sync(load_model, resources, owner, model)
+            texts = await to_thread.run_sync(_text_features, resources, served, wanted.texts)
+            images = await compute_features(resources, classifier, wanted.images) if wanted.images else None
+    finally:
+        if wanted.form is not None:
+            await wanted.form.close()
+    data = [*_answers("text", texts), *_answers("image", images)]
+    return EmbeddingsAnswer(model=served.id, logit_scale=classifier.logit_scale, data=data)
+
+
+def _text_features(resources: Resources, model: DescribedModel, texts: list[str]) -> Tensor | None:
+    if not texts:
+        return None
+    with resources.models.encoding(model.base_model) as encoder:
+        return encoder.encode(texts).cpu()
+
+
+def _answers(kind: Literal["text", "image"], features: Tensor | None) -> list[Embedding]:
+    rows = [] if features is None else features.tolist()
+    return [Embedding(index=index, kind=kind, embedding=row) for index, row in enumerate(rows)]
+
+
+async def _read(request: Request, settings: Settings) -> _Wanted:
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        wanted = await _read_multipart(request, settings)
+    elif kind == "application/json":
+        wanted = _from_json(await request.body())
+    else:
+        raise MediaTypeUnsupported(
+            f"The body is {kind or 'of no content type'}; send application/json or multipart/form-data."
+        )
+    _check_counts(wanted, settings)
+    return wanted
+
+
+async def _read_multipart(request: Request, settings: Settings) -> _Wanted:
+    parser = MultiPartParser(
+        request.headers,
+        request.stream(),
+        max_files=settings.max_images_per_request,
+        max_fields=settings.max_labels_per_request,
+    )
+    form = await parse_form(parser)
+    images: list[ImageSource] = []
+    texts: list[str] = []
+    for name, value in form.multi_items():
+        if name in ("image", "images") and isinstance(value, UploadFile):
+            images.append(ImageSource(value.filename or f"image {len(images)}", partial(read_again, value)))
+        elif name == "input" and isinstance(value, str):
+            texts.append(value)
+        else:
+            await form.close()
+            raise RequestInvalid(f"Unknown field {name!r}; known: image (files), input (texts).", param=name)
+    return _Wanted(texts=text_or_list(texts, "input") or [], images=images, form=form)
+
+
+def _from_json(body: bytes) -> _Wanted:
+    try:
+        given = EmbeddingsRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = str(first["loc"][0]) if first["loc"] else None
+        raise RequestInvalid(f"{param or 'The body'}: {first['msg']}.", param=param) from error
+    contents = [decode_base64(text, "images") for text in given.images]
+    images = [ImageSource(f"image {index}", BytesIO(content).read) for index, content in enumerate(contents)]
+    return _Wanted(texts=[given.input] if isinstance(given.input, str) else given.input, images=images)
+
+
+def _check_counts(wanted: _Wanted, settings: Settings) -> None:
+    limits: Mapping[str, tuple[int, int]] = {
+        "input": (len(wanted.texts), settings.max_labels_per_request),
+        "images": (len(wanted.images), settings.max_images_per_request),
+    }
+    for param, (count, most) in limits.items():
+        if count > most:
+            raise RequestInvalid(f"{count:,} in {param!r}; at most {most:,} are allowed.", param=param)
+    if not wanted.texts and not wanted.images:
+        raise RequestInvalid("Nothing to embed; send texts in 'input', or images.", param="input")
