@@ -38,13 +38,21 @@ class Settings(BaseSettings):
     max_labels_per_request: int = Field(10_000, ge=2, description="Labels in one classify request.")
     max_queued_jobs: int | None = Field(1000, ge=1, description="Jobs of one owner that may wait at once.")
     max_running_jobs: int | None = Field(None, ge=1, description="Jobs of one owner that run at once; unset: any.")
-    max_stored_bytes: int | None = Field(None, ge=1, description="Bytes of one owner's uploaded files; unset: any.")
+    max_stored_bytes: int | None = Field(
+        None, ge=1, description="Bytes of one owner's uploaded files, checkpoints and models; unset: any."
+    )
+    max_gpu_seconds_per_month: float | None = Field(
+        None, gt=0, description="Seconds times devices of one owner's runs in a calendar month (UTC); unset: any."
+    )
     max_reads_per_minute: int = Field(60_000, ge=1, description="GET requests with one key.")
     max_classify_per_minute: int = Field(60_000, ge=1, description="Classify requests with one key.")
     max_writes_per_minute: int = Field(6_000, ge=1, description="Other requests with one key.")
     max_uploads_per_minute: int = Field(600, ge=1, description="Uploads with one key.")
     max_failed_keys_per_minute: int = Field(100, ge=1, description="Wrong API keys from one address.")
     max_waiting_classify: int = Field(1024, ge=1, description="Classify requests that may wait for their turn.")
+    max_concurrent_classify: int = Field(
+        64, ge=1, description="Classify requests at work at once; each holds at most one batch of decoded images."
+    )
     max_batch_images: int = Field(32, ge=1, description="Images that one forward pass of the API takes.")
     max_batch_wait_seconds: float = Field(
         0.005, ge=0, description="How long an image may wait for others that are being decoded."

@@ -82,8 +82,10 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
         for line in self._lines.values():
-            for one in line.waiting:
-                one.features.set_exception(RuntimeError("The service stops."))
+            while line.waiting:
+                one = line.waiting.popleft()
+                if one.features.set_running_or_notify_cancel():
+                    one.features.set_exception(RuntimeError("The service stops."))
 
     def _submit(self, line: Line, pixels: Tensor) -> Future[Tensor]:
         future: Future[Tensor] = Future()

@@ -22,8 +22,6 @@ from api.measurements import Measurements
 from api.model_cache import KeyedLocks, ModelCache
 from api.rate_limits import RateLimits
 
-MAX_CLASSIFY_REQUESTS = 64  # at work at once; each may hold one batch of decoded images
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -73,7 +71,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
             models=ModelCache(settings, artifacts),
             computing=KeyedLocks(),
             batcher=batcher,
-            classify_limiter=CapacityLimiter(MAX_CLASSIFY_REQUESTS),
+            classify_limiter=CapacityLimiter(settings.max_concurrent_classify),
             decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
             explain_limiter=CapacityLimiter(1),
             making_limiter=CapacityLimiter(1),

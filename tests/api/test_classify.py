@@ -18,6 +18,8 @@ from alignclip_core.classifier import Classifier
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.images import decode_image
 from alignclip_core.prompts import embed_classes
+from alignclip_store import models
+from alignclip_store.database import transaction
 
 LABELS = ["cat", "dog", "car"]
 
@@ -277,3 +279,50 @@ def huge_png(width, height):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_two_models_classify_the_same_images(classify, tuned, pictures):
+    files = list(pictures.values())[:3]
+    labels = ["cat", "dog", "red_panda"]
+    both = classify(tuned, files, labels=labels, compare_with="tiny").json()
+    assert (both["model"], both["compared"]["model"]) == (tuned, "tiny")
+    for answer, alone in ((both, tuned), (both["compared"], "tiny")):
+        assert answer["data"] == classify(alone, files, labels=labels).json()["data"]
+    assert classify(tuned, files, labels=labels, compare_with="ft:nothing").status_code == 404
+    assert classify(tuned, files, compare_with="tiny").json()["error"]["param"] == "labels"  # tiny has none of its own
+
+
+def test_calibration_divides_the_logits_and_rejects_unsure_answers(service, classify, archive, pictures):
+    job = service.openai.fine_tuning.jobs.create(
+        model="tiny", training_file=service.upload(archive), extra_body={"num_steps": 2}
+    )
+    model = service.finish(job.id)
+    files = list(pictures.values())
+    plain = classify(model, files).json()
+    assert (plain["calibrated"], {item["rejected"] for item in plain["data"]}) == (False, {None})
+    softened = [max(torch.softmax(torch.tensor(logits_of(classify, model, one)) / 8, 0).tolist()) for one in files]
+    threshold = sorted(softened)[7]
+    calibrate(service, model, {"temperature": 8.0, "reject_below": threshold + 1e-6})
+
+    answer = classify(model, files).json()
+    assert answer["calibrated"]
+    assert [scores(item)[0] for item in answer["data"]] == pytest.approx(softened, abs=1e-5)
+    assert [item["rejected"] for item in answer["data"]] == [score <= threshold for score in softened]
+    assert classify(model, files, calibrated="false").json() == plain
+    other = classify(model, files, labels=LABELS).json()  # the threshold belongs to the model's own classes
+    assert (other["calibrated"], other["data"][0]["rejected"]) == (True, None)
+    assert not classify(model, files, function_to_apply="none").json()["calibrated"]
+    assert classify(model, files, calibrated="maybe").json()["error"]["param"] == "calibrated"
+    found = service.hugging_face(model).image_classification(files[0])
+    assert found[0].score == pytest.approx(softened[0], abs=1e-5)
+
+
+def logits_of(classify, model, content):
+    return scores(classify(model, [content], function_to_apply="none", top_k=99).json()["data"][0])
+
+
+def calibrate(service, model, calibration):
+    """What a job that fits a calibration writes into the manifest."""
+    with transaction(service.engine) as session:
+        row = models.get_model(session, "default", model)
+        row.manifest = row.manifest | {"calibration": calibration}
