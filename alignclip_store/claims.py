@@ -21,6 +21,7 @@ class WorkerIdentity:
     name: str
     host: str
     device: str
+    num_devices: int = 1  # that a trainer uses; a CPU counts as one
 
 
 CLAIM_ORDER = (Job.priority.desc(), Job.created_at, Job.id)

@@ -7,15 +7,17 @@ from sqlalchemy.orm import Session, aliased
 
 from alignclip_store.errors import QuotaExceeded
 from alignclip_store.job_status import CLAIMED, JobStatus
+from alignclip_store.quotas import require_quota, used_bytes
 from alignclip_store.settings import Settings
-from alignclip_store.tables import File, Job
+from alignclip_store.tables import Job
 
 LOCK_SEED = 0x414C4C4D  # keeps our advisory locks apart from others'
 CLAIM_LOCK = "claim"
 
 
 def require_room_in_queue(session: Session, owner: str, settings: Settings) -> None:
-    """Raises `QuotaExceeded` when the owner has as many waiting jobs as are allowed."""
+    """Raises `QuotaExceeded` when the owner has as many waiting jobs as are allowed, or has used up a quota."""
+    require_quota(session, owner, settings)
     if settings.max_queued_jobs is None:
         return
     lock_counting(session, f"queue {owner}")
@@ -27,15 +29,15 @@ def require_room_in_queue(session: Session, owner: str, settings: Settings) -> N
 
 
 def require_room_for_bytes(session: Session, owner: str, num_bytes: int, settings: Settings) -> None:
-    """Raises `QuotaExceeded` when the owner's files and this one are more than may be stored."""
+    """Raises `QuotaExceeded` when these bytes and what the owner has stored are more than may be."""
     if settings.max_stored_bytes is None:
         return
     lock_counting(session, f"bytes {owner}")
-    stored = _number(session, select(func.coalesce(func.sum(File.num_bytes), 0)).where(File.owner == owner))
+    stored = used_bytes(session, owner)
     if stored + num_bytes > settings.max_stored_bytes:
         raise QuotaExceeded(
-            f"The file has {num_bytes:,} bytes and {stored:,} are stored; at most {settings.max_stored_bytes:,} may "
-            "be: delete files that no job needs."
+            f"This takes {num_bytes:,} bytes and {stored:,} are stored; at most {settings.max_stored_bytes:,} may be: "
+            "delete files that no job needs, checkpoints or models."
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, true, update
 from sqlalchemy.orm import Session
 
 from alignclip_store import events
@@ -34,6 +34,8 @@ from alignclip_store.job_status import JobStatus
 from alignclip_store.limits import CLAIM_LOCK, lock_counting, owner_may_run
 from alignclip_store.models import create_model
 from alignclip_store.progress import estimate_finish
+from alignclip_store.quotas import is_within_quota, review_waiting_jobs
+from alignclip_store.settings import Settings
 from alignclip_store.stale import ENDED, PAUSED, WAITING, jobs_to_wake, reap
 from alignclip_store.tables import Checkpoint, Job, Metric, Run
 from alignclip_store.upsert import insert_or_replace
@@ -63,18 +65,27 @@ class NewModel:
 
 
 def claim_next(
-    session: Session, identity: WorkerIdentity, lease_seconds: float, *, max_running_jobs: int | None = None
+    session: Session,
+    identity: WorkerIdentity,
+    lease_seconds: float,
+    *,
+    max_running_jobs: int | None = None,
+    quotas: Settings | None = None,
 ) -> Claim | None:
     """Claim the first queued job under a new fence; None when nothing is queued. Of many callers one gets it.
 
-    `max_running_jobs`: jobs of an owner who has so many at work are passed over.
+    `max_running_jobs`: jobs of an owner who has so many at work are passed over. `quotas`: so are those of an owner who
+    has used one up; an event of the job says so.
     """
+    if quotas is not None:
+        review_waiting_jobs(session, quotas)
     if max_running_jobs is not None:
         lock_counting(session, CLAIM_LOCK)
     now = database_now(session)
+    is_within = true() if quotas is None else is_within_quota(quotas, now)
     first = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, owner_may_run(max_running_jobs))
+        .where(Job.status == JobStatus.QUEUED, owner_may_run(max_running_jobs), is_within)
         .order_by(*CLAIM_ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the transaction holds the only write lock
@@ -105,6 +116,7 @@ def claim_next(
         host=identity.host,
         device=identity.device,
         started_at=now,
+        num_devices=identity.num_devices,
     )
     session.add(run)
     claim = Claim(job_id=job.id, owner=job.owner, fence=job.fence, run_id=run.id)

@@ -13,6 +13,7 @@ from alignclip_store.claims import CLAIM_ORDER, end_run
 from alignclip_store.database import database_now
 from alignclip_store.events import record_event
 from alignclip_store.job_status import CLAIMED, JobStatus
+from alignclip_store.quotas import OVER_QUOTA, review_waiting_jobs
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Job, Run
 from alignclip_store.webhooks import announce_end
@@ -50,9 +51,11 @@ def reap(session: Session, settings: Settings) -> list[str]:
 
 def jobs_to_wake(session: Session, settings: Settings) -> list[str]:
     """Queued jobs for which no worker was woken within `wake_again_seconds`, in their order; marks them as woken."""
+    review_waiting_jobs(session, settings)
     now = database_now(session)
     due = now - timedelta(seconds=settings.wake_again_seconds)
-    oldest = select(Job.id).where(Job.status == JobStatus.QUEUED).order_by(*CLAIM_ORDER).limit(MAX_WOKEN_JOBS)
+    is_claimable = (Job.status == JobStatus.QUEUED, Job.phase != OVER_QUOTA)
+    oldest = select(Job.id).where(*is_claimable).order_by(*CLAIM_ORDER).limit(MAX_WOKEN_JOBS)
     woken = session.execute(
         update(Job)
         .where(Job.id.in_(oldest), Job.status == JobStatus.QUEUED, func.coalesce(Job.woken_at, due) <= due)

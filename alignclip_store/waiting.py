@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from alignclip_store.claims import CLAIM_ORDER
 from alignclip_store.database import database_now
 from alignclip_store.job_status import CLAIMED, JobStatus
+from alignclip_store.quotas import OVER_QUOTA
 from alignclip_store.speed import STARTUP_SECONDS, measured_speed
 from alignclip_store.tables import Job, Run
 
@@ -38,7 +39,7 @@ class Place:
 
     owner: str
     position: int  # 1: the next
-    estimated_start_at: datetime | None  # None while no worker is known
+    estimated_start_at: datetime | None  # None while no worker is known, and for an owner who has used up a quota
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,14 @@ def view_queue(session: Session) -> Queue:
     heapq.heapify(free_at)
     places: dict[str, Place] = {}
     next_start_at = None
-    statement = select(Job.id, Job.base_model, Job.num_steps, Job.step, Job.priority, Job.owner)
+    statement = select(Job.id, Job.base_model, Job.num_steps, Job.step, Job.priority, Job.owner, Job.phase)
     waiting = session.execute(statement.where(Job.status == JobStatus.QUEUED).order_by(*CLAIM_ORDER)).all()
     num_before_a_new_job = sum(job.priority >= 0 for job in waiting)
     for position, job in enumerate(waiting, start=1):
         if position == num_before_a_new_job + 1 and free_at:
             next_start_at = max(free_at[0], now)
-        start_at = max(heapq.heappop(free_at), now) if free_at else None
+        may_start = bool(free_at) and job.phase != OVER_QUOTA
+        start_at = max(heapq.heappop(free_at), now) if may_start else None
         places[job.id] = Place(owner=job.owner, position=position, estimated_start_at=start_at)
         if start_at is not None:
             heapq.heappush(free_at, start_at + step_seconds.rest_of(job.base_model, job.num_steps - job.step))

@@ -11,6 +11,7 @@ from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.errors import ModelNotFound
 from alignclip_store.ids import new_id
+from alignclip_store.limits import require_room_for_bytes
 from api.authentication import Caller
 from api.errors import RequestInvalid
 from api.model_files import local_folder
@@ -52,6 +53,7 @@ def _make(resources: Resources, caller: Caller, source: tables.Model, name: str,
         num_bytes = sum(path.stat().st_size for path in mixture.iterdir())
     try:
         with transaction(resources.engine) as session:
+            require_room_for_bytes(session, caller.owner, num_bytes, resources.settings)
             still = models.get_model(session, source.owner, source.id)  # not deleted meanwhile
             variant = models.create_variant(
                 session, still, name=name, artifact_uri=uri, manifest=manifest, num_bytes=num_bytes

@@ -55,7 +55,12 @@ def workplace(node: str) -> Workplace:
         settings=settings,
         engine=engine,
         artifacts=ArtifactStore(settings.artifacts_location),
-        identity=WorkerIdentity(name=f"{node}/{os.getpid()}", host=socket.gethostname(), device=describe_device()),
+        identity=WorkerIdentity(
+            name=f"{node}/{os.getpid()}",
+            host=socket.gethostname(),
+            device=describe_device(),
+            num_devices=len(settings.gpus.split(",")) if settings.gpus is not None else 1,
+        ),
         shutting_down=shutting_down,
     )
 

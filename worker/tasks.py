@@ -43,7 +43,11 @@ def _claim_next(workplace: Workplace) -> Claim | None:
         with transaction(workplace.engine) as session:
             settings = workplace.settings
             return runs.claim_next(
-                session, workplace.identity, settings.lease_seconds, max_running_jobs=settings.max_running_jobs
+                session,
+                workplace.identity,
+                settings.lease_seconds,
+                max_running_jobs=settings.max_running_jobs,
+                quotas=settings,
             )
     except AWAY_ERRORS as error:
         log.warning("no_claim", error=str(error))
