@@ -8,13 +8,16 @@ and the running average, in 32 bits; and the activations of one batch by the usu
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, BaseModel
+from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.encoder import starter
 from alignclip_store.speed import STARTUP_SECONDS, Speed
 
 FLOAT_BYTES = 4
@@ -36,17 +39,20 @@ class Tower:
     @classmethod
     def of(cls, base_model: BaseModel) -> Tower:
         """Read from the headers of the base model's files."""
-        assert base_model.folder is not None  # only local ones get here
-        vision = json.loads((base_model.folder / CONFIG_FILE).read_text())["model_cfg"]["vision_cfg"]
-        num_parameters = 0
-        with safe_open(base_model.folder / WEIGHTS_FILE, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                if name.startswith("visual."):
-                    size = 1
-                    for length in file.get_slice(name).get_shape():
-                        size *= length
-                    num_parameters += size
+        folder = base_model.folder
+        assert folder is not None  # only local ones get here
+        if folder == STARTER_FOLDER:  # the one that is no folder of open_clip's; its file holds the image tower alone
+            num_parameters = _num_parameters(folder / starter.WEIGHTS_FILE)
+            return cls(num_parameters=num_parameters, num_floats_per_image=_floats_per_image(starter.VISION))
+        vision = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["vision_cfg"]
+        num_parameters = _num_parameters(folder / WEIGHTS_FILE, prefix="visual.")
         return cls(num_parameters=num_parameters, num_floats_per_image=_floats_per_image(vision))
+
+
+def _num_parameters(weights: Path, prefix: str = "") -> int:
+    with safe_open(weights, framework="numpy") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _floats_per_image(vision: dict[str, Any]) -> float:

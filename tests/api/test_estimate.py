@@ -50,6 +50,11 @@ def test_memory_grows_with_the_batch_and_the_alignment_and_disk_does_not(service
     assert plain["peak_gpu_bytes"] < large["peak_gpu_bytes"]
 
 
+def test_the_starter_whose_files_are_its_own_kind_is_estimated_too(service, file_id):
+    answer = estimate(service, file_id, model="starter").json()
+    assert answer["peak_gpu_bytes"] > 10**8 and answer["disk_bytes"] > 10**8  # of 9 million parameters
+
+
 def test_a_body_that_makes_no_job_makes_no_estimate(service, file_id):
     answer = estimate(service, file_id, unseen_classes=["unicorn"])
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "unseen_classes")
