@@ -45,8 +45,7 @@ export function JobPage({ id, tab = "curves" }) {
 }
 
 const Origin = ({ job }) =>
-  html`${job.algorithm} on ${job.model}, preset ${job.preset} · ${plural(job.num_classes, "class", "classes")} · seed ${job.seed} ·${" "}
-    <span class="nowrap">${when(job.created_at)}</span>${job.suffix && html` · <code class="nowrap">${job.id}</code>`}`;
+  html`${job.algorithm} on ${job.model}, preset ${job.preset} · ${plural(job.num_classes, "class", "classes")} · seed ${job.seed} · <span class="nowrap">${when(job.created_at)}</span>${job.suffix && html`<code class="id">${job.id}</code>`}`;
 
 function Doing({ job, isConnected }) {
   return html`<section class="stack tight" aria-label="Progress">

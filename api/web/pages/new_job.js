@@ -1,2 +1,105 @@
-import { html } from "../lib/html.js";
-export const NewJobPage = () => html`<p>…</p>`;
+// From pictures to a running job: choose them, look at what they are, choose a method, see what it takes, start.
+
+import { get, post } from "../lib/api.js";
+import { useAction, useLoaded } from "../lib/hooks.js";
+import { html, useEffect, useState } from "../lib/html.js";
+import { EMPTY_FORM, dataBody, formOf, jobBody } from "../lib/job_form.js";
+import { go } from "../lib/route.js";
+import { PageHead, Placeholder, Problem } from "../parts/controls.js";
+import { ChooseData } from "./new_job/data.js";
+import { Estimate } from "./new_job/estimate.js";
+import { ChooseMethod } from "./new_job/method.js";
+import { DatasetReport } from "./new_job/report.js";
+
+const PAUSE_MILLISECONDS = 500; // after the last change, before the service is asked
+
+export function NewJobPage({ query }) {
+  const given = useLoaded((signal) => loadAll(query.clone, signal), [query.clone]);
+  if (given.data) return html`<${Form} key=${query.clone} ...${given.data} clone=${query.clone} />`;
+  return html`<${PageHead} title="New job" />${given.error ? html`<${Problem} error=${given.error} />` : html`<${Placeholder} height=${420} />`}`;
+}
+
+async function loadAll(clone, signal) {
+  const [models, options, job] = await Promise.all([
+    get("/models", { signal }),
+    get("/fine_tuning/options", { signal }),
+    clone ? get(`/fine_tuning/jobs/${encodeURIComponent(clone)}`, { signal }) : null,
+  ]);
+  return { models: models.data.filter((model) => !model.base_model), options, job };
+}
+
+function Form({ models, options, job, clone }) {
+  const [form, setForm] = useState(() => (job ? formOf(job, options) : { ...EMPTY_FORM, model: models[0]?.id ?? "" }));
+  const change = (values) => setForm((old) => ({ ...old, ...values }));
+  const { report, error: reportError, isBusy } = useReport(form);
+  const estimate = useEstimate(form, report);
+  const start = useAction(async () => {
+    const made = await post("/fine_tuning/jobs", jobBody(form));
+    go(["jobs", made.id]);
+  });
+  const isFatal = report?.findings.some(({ severity }) => severity === "fatal");
+  return html`<${PageHead} title=${clone ? "New job like another" : "New job"} lead="Your pictures, a base model, a method. Nothing is trained before you press Start." />
+    <div class="stack steps">
+      <${Step} number="1" title="Pictures"><${ChooseData} form=${form} change=${change} /><//>
+      ${form.dataset &&
+      html`<${Step} number="2" title="What they are">
+        <${Problem} error=${reportError} />
+        ${!report && !reportError && html`<${Placeholder} height=${320} />`}
+        ${report && html`<${DatasetReport} report=${report} isBusy=${isBusy} form=${form} change=${change} />`}
+      <//>`}
+      ${form.dataset &&
+      html`<${Step} number="3" title="Model and method"><${ChooseMethod} form=${form} change=${change} models=${models} options=${options} /><//>
+        <${Step} number="4" title="Start">
+          <div class="stack">
+            <${Estimate} ...${estimate} />
+            <${Problem} error=${start.error} />
+            <div><button type="button" class="button main" aria-disabled=${start.isBusy || isFatal} onClick=${() => isFatal || start.run()}>${start.isBusy ? "Starting …" : "Start the job"}</button></div>
+            ${isFatal && html`<p class="small bad">Mend the findings marked as fatal first.</p>`}
+          </div>
+        <//>`}
+    </div>`;
+}
+
+const Step = ({ number, title, children }) =>
+  html`<section class="step" aria-label=${title}><h2><span class="step-number" aria-hidden="true">${number}</span>${title}</h2><div>${children}</div></section>`;
+
+/** The report on the chosen pictures; the old one stays until the next has come. */
+function useReport(form) {
+  const body = form.dataset && form.model ? JSON.stringify({ dataset: form.dataset, ...dataBody(form) }) : "";
+  const [state, setState] = useState({ report: null, error: null, isBusy: false, dataset: "" });
+  useDelayed(body, async (signal) => {
+    if (!body) return setState({ report: null, error: null, isBusy: false, dataset: "" });
+    setState((old) => ({ ...old, report: old.dataset === form.dataset ? old.report : null, error: null, isBusy: true }));
+    try {
+      const report = await post("/datasets", JSON.parse(body), { signal });
+      if (!signal.aborted) setState({ report, error: null, isBusy: false, dataset: form.dataset });
+    } catch (error) {
+      if (!signal.aborted) setState((old) => ({ ...old, error, isBusy: false }));
+    }
+  });
+  return state;
+}
+
+/** What the job would take, asked anew after every change. */
+function useEstimate(form, report) {
+  const [state, setState] = useState({ estimate: null, error: null });
+  const asked = JSON.stringify([form, Boolean(report)]);
+  useDelayed(asked, async (signal) => {
+    if (!form.dataset || !form.model || !report) return;
+    try {
+      const estimate = await post("/fine_tuning/estimate", jobBody(form), { signal });
+      if (!signal.aborted) setState({ estimate, error: null });
+    } catch (error) {
+      if (!signal.aborted) setState((old) => ({ ...old, error }));
+    }
+  });
+  return state;
+}
+
+function useDelayed(key, run) {
+  useEffect(() => {
+    const abort = new AbortController();
+    const timer = setTimeout(() => run(abort.signal), PAUSE_MILLISECONDS);
+    return () => (clearTimeout(timer), abort.abort());
+  }, [key]);
+}

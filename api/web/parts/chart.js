@@ -117,7 +117,7 @@ function optionsOf({ lines, width, axisFormat, sync, from, onPointer }) {
     cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false }, sync: sync ? { key: sync } : undefined },
     scales: { x: { time: false }, y: { range: (_, low, high) => rangeOf(low, high, from) } },
     axes: [
-      { ...axis, grid: { show: false }, size: 30, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
+      { ...axis, grid: { show: false }, size: 30, space: 64, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
       { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => axisFormat(tick)) },
     ],
     series: [{}, ...lines.map((line) => seriesOf(line))],

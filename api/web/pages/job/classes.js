@@ -7,6 +7,7 @@ import { Later, useGroup } from "../../parts/groups.js";
 import { HeatMap } from "../../parts/heat_map.js";
 import { Dumbbell } from "./curves.js";
 
+const SHARES = [0, 1];
 const ORDERS = [["change", "change"], ["after", "tuned accuracy"], ["name", "name"]];
 
 export function ClassesTab({ job }) {
@@ -69,8 +70,10 @@ function Confusion({ group, classNames }) {
   };
   return html`<${Card} title="What is taken for what" note="rows: the truth; columns: the answer">
     <div class="row"><div><${Select} label="Model" value=${which} onChange=${setWhich} options=${[["after", "Tuned"], ["before", "Zero-shot"]]} /></div></div>
-    <${HeatMap} labels=${names} order=${order} value=${value} range=${[0, 1]} say=${say} label="Confusion matrix" format=${(share) => percent(share, 0)} />
-    <${Worst} table=${table} names=${names} />
+    <div class="beside">
+      <${HeatMap} labels=${names} order=${order} value=${value} range=${SHARES} say=${say} label="Confusion matrix" format=${(share) => percent(share, 0)} />
+      <div><${Worst} table=${table} names=${names} /></div>
+    </div>
   <//>`;
 }
 

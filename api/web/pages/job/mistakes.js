@@ -31,7 +31,7 @@ export function MistakesTab({ job }) {
         </table>
       </div>
     <//>
-    ${pictures.map(({ path, label, rows }) => html`<${Picture} key=${path} path=${path} label=${label} rows=${rows} classNames=${job.class_names} similarity=${similarity} />`)}
+    <div class="two">${pictures.map(({ path, label, rows }) => html`<${Picture} key=${path} path=${path} label=${label} rows=${rows} classNames=${job.class_names} similarity=${similarity} />`)}</div>
     ${!pictures.length && html`<p class="soft">No single mistakes were kept for this group.</p>`}
   </div>`;
 }
