@@ -3,6 +3,7 @@
     export MODEL --format F --output DIR
     explain MODEL IMAGE --label TEXT --output DIR
     interpolate FOLDER --alpha A --output DIR
+    evaluate MODEL DATASET [--class-names FILE] --output FILE
     convert FILE --architecture NAME --output DIR [--quick-gelu | --no-quick-gelu] [--normalisation N]
 
 MODEL is a finished model's folder or a base model's id. Exit code 1 with one line on stderr for what is foreseen.
@@ -11,6 +12,7 @@ MODEL is a finished model's folder or a base model's id. Exit code 1 with one li
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -26,8 +28,9 @@ from alignclip_core.export.formats import EXPORT_FORMATS
 from alignclip_core.finished_model import open_model
 from alignclip_core.images import decode_image
 from alignclip_core.interpolation import interpolate_model
+from alignclip_core.other_dataset import evaluate_on_dataset
 from alignclip_core.parent_watch import PARENT_VARIABLE, die_with_parent
-from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED
+from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, write_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +50,10 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "explain":
         image = decode_image(options.image.read_bytes())
         explain(open_model(options.model, options.models_dir), image, options.label, options.output)
+    elif options.command == "evaluate":
+        names = json.loads(options.class_names.read_text()) if options.class_names else None
+        found = evaluate_on_dataset(open_model(options.model, options.models_dir), options.dataset, names)
+        write_file(options.output, json.dumps(found).encode())
     elif options.command == "interpolate":
         base_model = find_base_model(read_manifest(options.model)["base_model"], options.models_dir)
         interpolate_model(options.model, base_model, options.alpha, options.output)
@@ -76,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     interpolate = commands.add_parser("interpolate", parents=[shared])
     interpolate.add_argument("model", type=Path)
     interpolate.add_argument("--alpha", type=float, required=True)
+    evaluate = commands.add_parser("evaluate", parents=[shared])
+    evaluate.add_argument("model")
+    evaluate.add_argument("dataset", type=Path)
+    evaluate.add_argument("--class-names", type=Path, help="JSON: folder name to the words for it")
     convert = commands.add_parser("convert", parents=[shared])
     convert.add_argument("file", type=Path)
     convert.add_argument("--architecture", required=True)

@@ -14,6 +14,7 @@ from cli.classify import classify
 from cli.doctor import doctor
 from cli.environment import load_settings
 from cli.errors import CliError
+from cli.evaluate import evaluate
 from cli.finished import convert, explain, export, interpolate
 from cli.jobs import cancel, jobs
 from cli.serve import migrate_database, serve
@@ -48,7 +49,8 @@ def migrate() -> None:
 
 
 for command in (
-    serve, submit, watch, jobs, cancel, classify, interpolate, export, explain, train, convert, doctor, migrate,
+    serve, submit, watch, jobs, cancel, classify, interpolate, export, explain, train, evaluate, convert, doctor,
+    migrate,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(models.app, name="models")

@@ -87,6 +87,11 @@ def resolve_class_names(layout: DatasetLayout, given: Sequence[str] | Mapping[st
     return names
 
 
+def thin_out(layout: DatasetLayout, num_each: int) -> list[Sample]:
+    """At most so many of each (domain, class), the same ones everywhere: a dataset that a small budget can pay."""
+    return [layout.samples[index] for index in _draw(layout.samples, range(len(layout.samples)), num_each, "few")]
+
+
 def _is_trained(sample: Sample, config: FinetuneConfig) -> bool:
     return sample.domain not in config.test_domains and sample.class_name not in config.unseen_classes
 
@@ -101,7 +106,7 @@ def _draw_test(samples: Sequence[Sample], config: FinetuneConfig) -> frozenset[i
     return frozenset(drawn)
 
 
-def _draw(samples: Sequence[Sample], candidates: Iterable[int], num_each: int, seed: int) -> list[int]:
+def _draw(samples: Sequence[Sample], candidates: Iterable[int], num_each: int, seed: int | str) -> list[int]:
     """So many of each (domain, class), sorted."""
     drawn: list[int] = []
     for indices in _strata(samples, candidates).values():

@@ -1,0 +1,48 @@
+"""A finished model on a dataset that it was not trained on, among that dataset's own classes (dataset shift)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.layout import Sample, list_folder, read_layout
+from alignclip_core.dataset.splits import EvaluationGroup, resolve_class_names
+from alignclip_core.encoder import build_text_encoder
+from alignclip_core.evaluation import Evaluation, encode_images, evaluate
+from alignclip_core.finished_model import FinishedModel
+from alignclip_core.images import DEFAULT_LIMITS, decode_image
+from alignclip_core.pixels import normalise, prepare_image
+from alignclip_core.prompts import embed_classes
+
+BATCH_SIZE = 32
+GROUP = ("test_domains", "trained_classes")
+
+
+def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping[str, str] | None = None) -> Evaluation:
+    """One evaluation over all images of a folder `class/image` or `domain/class/image`.
+
+    `given_names`: folder name to the words for it, where these differ. Raises `DatasetInvalid` and `ImageRejected`.
+    """
+    layout = read_layout(list_folder(folder))
+    names = resolve_class_names(layout, given_names)
+    device = next(model.image_encoder.parameters()).device
+    text_encoder = build_text_encoder(model.base_model, device)
+    embeddings = embed_classes(text_encoder, tuple(names.values()), model.templates, model.hyphens_to_spaces)
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = model.image_encoder(normalise(images.to(device), model.preprocessing))
+        return features
+
+    everything = EvaluationGroup(*GROUP, tuple(range(len(layout.samples))), tuple(names))
+    features = encode_images(encode, _batches(folder, layout.samples, model))
+    found = evaluate(features, layout.samples, [everything], embeddings, tuple(names), model.logit_scale)
+    return found[GROUP[0]][GROUP[1]]
+
+
+def _batches(folder: Path, samples: Sequence[Sample], model: FinishedModel) -> Iterator[torch.Tensor]:
+    for start in range(0, len(samples), BATCH_SIZE):
+        images = [decode_image(read_sample(folder, sample, DEFAULT_LIMITS)) for sample in samples[start:][:BATCH_SIZE]]
+        yield torch.stack([prepare_image(image, model.preprocessing) for image in images])

@@ -1,0 +1,48 @@
+"""A grid: one protocol asked of one dataset, for several methods and seeds, all at the same cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignclip_core.base_models import BaseModel
+from alignclip_core.config import ALGORITHMS, FinetuneConfig, make_config
+from alignclip_core.dataset.layout import DatasetLayout
+from alignclip_core.protocols.cells import Cell, Choices, Protocol, ask, make_cells
+from alignclip_core.protocols.methods import Method
+
+LENGTH_FIELDS = ("num_steps", "warmup_steps")
+DEFAULT_SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is compared, on what, and what every method may spend."""
+
+    dataset: str
+    protocol: Protocol
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...] = DEFAULT_SEEDS
+    base_model: str = "starter"
+    choices: Choices = field(default_factory=Choices)
+    values: Mapping[str, Any] = field(default_factory=dict)  # fields of FinetuneConfig, the same for every method
+    values_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # a recipe's own for an algorithm
+
+    def cells(self, layout: DatasetLayout) -> list[Cell]:
+        """All of it. Raises `DatasetInvalid` where the protocol cannot be asked of this dataset."""
+        return make_cells(self.dataset, ask(self.protocol, layout, self.choices), self.methods, self.seeds)
+
+    def config_of(self, cell: Cell, base_model: BaseModel, class_names: Mapping[str, str]) -> FinetuneConfig:
+        """The recipe < the algorithm's own of it < the method's < what the protocol asks. Raises `ConfigInvalid`."""
+        method = cell.method
+        given = {**self.values, **self.values_of.get(method.algorithm, {}), **method.values}
+        if ALGORITHMS[method.algorithm].get("num_steps") == 0:
+            given = {name: value for name, value in given.items() if name not in LENGTH_FIELDS}
+        return make_config(
+            base_model,
+            class_names=class_names,
+            algorithm=method.algorithm,
+            preset=method.preset,
+            given={**given, **cell.question.values, "seed": cell.seed},
+        )

@@ -1,0 +1,50 @@
+"""A finished model on a dataset of other classes: dataset shift."""
+
+import json
+
+import pytest
+import torch
+
+from alignclip_core.classifier import Classifier
+from alignclip_core.commands import main
+from alignclip_core.encoder import build_text_encoder
+from alignclip_core.finished_model import open_model
+from alignclip_core.images import decode_image
+from alignclip_core.other_dataset import evaluate_on_dataset
+from alignclip_core.prompts import embed_classes
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory, draw_dataset):
+    folder = tmp_path_factory.mktemp("other") / "shapes"
+    draw_dataset(folder, classes=("cross", "square"), num_images=4)
+    return folder
+
+
+def test_a_model_chooses_among_the_other_datasets_own_classes(tuned_folder, tiny_base_model, other):
+    model = open_model(str(tuned_folder), tiny_base_model.folder.parent)
+    found = evaluate_on_dataset(model, other, {"cross": "plus sign"})
+    assert found["num_images"] == 8
+    assert found["per_class"].keys() == {"cross", "square"}
+    assert found["confusion"]["labels"] == ["cross", "square"]
+    assert found["per_class"] == slow_answer(model, other, ("plus sign", "square"))
+
+
+def slow_answer(model, folder, labels):
+    """One image after the other, with open eyes."""
+
+    texts = embed_classes(build_text_encoder(model.base_model), labels, model.templates)
+    classifier = Classifier.of(model)
+    shares = {}
+    for row, name in enumerate(("cross", "square")):
+        images = [decode_image(path.read_bytes()) for path in sorted((folder / name).iterdir())]
+        shares[name] = (classifier.classify(images, texts).argmax(dim=1) == row).float().mean().item()
+    return shares
+
+
+def test_the_command_writes_the_evaluation(tuned_folder, tiny_base_model, other, tmp_path):
+    models = ["--models-dir", str(tiny_base_model.folder.parent)]
+    code = main(["evaluate", str(tuned_folder), str(other), *models, "--output", str(tmp_path / "found.json")])
+    assert code == 0
+    assert json.loads((tmp_path / "found.json").read_text())["num_images"] == 8
+    assert torch.is_grad_enabled()
