@@ -26,6 +26,7 @@ class Speed:
     images_per_second: float
     batch_size: float  # of the jobs that were measured
     device: str | None  # that they ran on; None: nothing was measured, this is the default
+    num_devices: int = 1  # that trained together
 
     @property
     def seconds_per_step(self) -> float:
@@ -48,9 +49,13 @@ def measured_speed(session: Session, base_model: str) -> Speed:
             sizes.append(float(config.get("global_batch_size") or DEFAULT_BATCH_SIZE))
     if not rates:
         return Speed(images_per_second=DEFAULT_IMAGES_PER_SECOND, batch_size=DEFAULT_BATCH_SIZE, device=None)
-    device = session.scalar(select(Run.device).where(Run.job_id == jobs[0].id).order_by(Run.fence.desc()).limit(1))
+    newest = select(Run.device, Run.num_devices).where(Run.job_id == jobs[0].id).order_by(Run.fence.desc()).limit(1)
+    device, num_devices = session.execute(newest).tuples().first() or ("unknown", 1)
     return Speed(
-        images_per_second=statistics.median(rates), batch_size=statistics.median(sizes), device=device or "unknown"
+        images_per_second=statistics.median(rates),
+        batch_size=statistics.median(sizes),
+        device=device,
+        num_devices=num_devices,
     )
 
 

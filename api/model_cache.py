@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, Literal, TypeVar, get_args
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.classifier import Classifier
-from alignclip_core.config import FinetuneConfig
-from alignclip_core.encoder import TextEncoder, build_image_encoder, build_text_encoder
-from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown, ConfigInvalid
+from alignclip_core.encoder import ImageEncoder, TextEncoder, build_image_encoder, build_text_encoder
+from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.prompts import embed_classes
 from alignclip_store import tables
@@ -96,35 +94,6 @@ class BoundedCache(Generic[Key, Value]):
             self._size -= self._size_of(self._values.pop(key))
 
 
-@dataclass(frozen=True)
-class TowerShape:
-    """What a config may ask of an image tower."""
-
-    num_blocks: int
-    parameter_names: tuple[str, ...]  # inside the tower
-
-    def check_fits(self, config: FinetuneConfig) -> None:
-        """Raises `ConfigInvalid` for blocks and parameters that the tower does not have."""
-        if config.layer_alignment_weight and config.num_aligned_layers > self.num_blocks:
-            raise ConfigInvalid(
-                f"num_aligned_layers is {config.num_aligned_layers}; the image tower has {self.num_blocks} blocks.",
-                param="num_aligned_layers",
-            )
-        if config.dv_start_block is not None and config.dv_start_block >= self.num_blocks:
-            raise ConfigInvalid(
-                f"dv_start_block is {config.dv_start_block}; the image tower has blocks 0 to {self.num_blocks - 1}.",
-                param="dv_start_block",
-            )
-        for given in config.frozen_modules:
-            prefix = given.removeprefix("visual.")
-            if not any(name == prefix or name.startswith(f"{prefix}.") for name in self.parameter_names):
-                known = ", ".join(sorted({name.split(".")[0] for name in self.parameter_names}))
-                raise ConfigInvalid(
-                    f"frozen_modules names {given!r}, which the image tower does not have; it has {known}.",
-                    param="frozen_modules",
-                )
-
-
 class ModelCache:
     """The models of one API process."""
 
@@ -134,7 +103,7 @@ class ModelCache:
         self._loading = KeyedLocks()
         self._encoding = KeyedLocks()  # tokenizers do not bear two threads
         self._text_encoders: dict[str, TextEncoder] = {}
-        self._tower_shapes: dict[str, TowerShape] = {}
+        self._towers: dict[str, ImageEncoder] = {}  # without weights
         self._loaded: BoundedCache[tuple[Kind, str], Loaded] = BoundedCache(settings.model_cache_bytes, _num_bytes)
         self._embeddings: BoundedCache[tuple[str, tuple[str, ...], bool, str], Tensor] = BoundedCache(
             MAX_EMBEDDINGS, lambda _: 1
@@ -177,14 +146,12 @@ class ModelCache:
         except BaseModelNotLocal as error:
             raise ModelNotFound(error.message, param="model") from error
 
-    def tower_shape(self, base_model: BaseModel) -> TowerShape:
-        """Shape of the image tower. Raises `BaseModelUnfit` for a tower that cannot be trained."""
+    def tower_without_weights(self, base_model: BaseModel) -> ImageEncoder:
+        """Names and shapes of the image tower. Raises `BaseModelUnfit` for a tower that cannot be trained."""
         with self._loading.holding(("shape", base_model.id)):
-            if base_model.id not in self._tower_shapes:
-                encoder = build_image_encoder(base_model)
-                names = tuple(name.removeprefix("visual.") for name, _ in encoder.named_parameters())
-                self._tower_shapes[base_model.id] = TowerShape(encoder.num_blocks, names)
-            return self._tower_shapes[base_model.id]
+            if base_model.id not in self._towers:
+                self._towers[base_model.id] = build_image_encoder(base_model).to("meta")
+            return self._towers[base_model.id]
 
     def text_encoder(self, base_model: BaseModel) -> TextEncoder:
         """The text tower; base models with the same text model share it."""

@@ -7,15 +7,18 @@ from dataclasses import replace
 
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.dataset.layout import DatasetLayout, read_layout
+from alignclip_core.dataset.layout import DatasetLayout
+from alignclip_core.dataset.reading import read_dataset
 from alignclip_core.dataset.splits import resolve_class_names, split_dataset
+from alignclip_core.encoder import check_fits
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import jobs, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
-from alignclip_store.datasets import list_dataset, open_dataset
+from alignclip_store.datasets import open_dataset, open_files
 from alignclip_store.errors import DatasetRejected, FileNotFound
 from alignclip_store.limits import require_room_in_queue
+from alignclip_store.objects import SourceUnreachable
 from alignclip_store.queue import wake
 from alignclip_store.repeats import find_keyed_job, find_repeated_job
 from api import class_similarity
@@ -77,7 +80,7 @@ def check_request(resources: Resources, owner: str, request: FinetuneRequest) ->
         validation = _read_dataset(resources, owner, request.validation_file, param="validation_file", min_classes=1)
     class_names = resolve_class_names(training, request.class_names)
     config = request.to_config(base_model, class_names)
-    resources.models.tower_shape(base_model).check_fits(config)
+    check_fits(resources.models.tower_without_weights(base_model), config)
     try:
         split = split_dataset(training, config, validation)
     except DatasetInvalid as error:
@@ -131,10 +134,12 @@ def _read_dataset(
     try:
         with reading(resources.engine) as session:
             dataset = open_dataset(session, owner, reference, resources.settings, param=param)
-        paths = list_dataset(dataset, resources.artifacts, resources.settings)
-        return read_layout(paths, min_classes=min_classes)
+        with open_files(dataset, resources.artifacts, resources.settings) as files:
+            return read_dataset(files, manifest=dataset.manifest, min_classes=min_classes)
     except FileNotFound as error:
         # A wrong word in a body is a wrong request (400): 404 would say that the route leads nowhere.
         raise DatasetRejected(error.message, param=param) from error
+    except SourceUnreachable as error:
+        raise DatasetRejected(str(error), param=param) from error
     except DatasetInvalid as error:
         raise DatasetInvalid(error.message, param=param) from error

@@ -80,9 +80,9 @@ def checkpoint_metrics(latest: Mapping[str, Mapping[str, Any]], accuracy: float 
     if train := latest.get("train"):
         metrics |= {"train_loss": train.get("loss"), "train_mean_token_accuracy": train.get("accuracy")}
     if accuracy is not None:
-        *_, kept = latest.get("evaluation", {}).values() or [{}]  # the trainer names the weights that serve last
+        evaluations = list(latest.get("evaluation", {}).values())
         metrics |= {
-            "valid_loss": kept.get("loss"),
+            "valid_loss": evaluations[-1].get("loss") if evaluations else None,  # the weights that serve come last
             "valid_mean_token_accuracy": accuracy,
             "valid_accuracy": accuracy,
         }

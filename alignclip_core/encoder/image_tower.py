@@ -92,6 +92,14 @@ class ImageEncoder(nn.Module):
         """Image features from the class token or from the mean of the projected patches; None: the checkpoint's own."""
         self.visual.pool_type = {"class_token": "tok", "average": "avg", None: self._own_pooling}[pooling]
 
+    def check(self, config: FinetuneConfig) -> None:
+        """Raises `ConfigInvalid` for blocks and branches that the config's losses read and the tower does not have."""
+        needs = needs_of(config)
+        if needs.attention:
+            self._num_aligned_layers(config)
+        if needs.dv:
+            self._dv_start(config)
+
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Image features of unit length, fp32; equal to open_clip's `encode_image(images, normalize=True)`."""
         tokens = self._embed(images)

@@ -51,6 +51,14 @@ class ResNetEncoder(ImageEncoder):
                 "pooling is 'average', but this image tower pools by attention; leave it out.", param="pooling"
             )
 
+    def check(self, config: FinetuneConfig) -> None:
+        """Raises `ConfigInvalid` for what an attention pool doesn't have."""
+        self.pool_by(config.pooling)
+        needs = needs_of(config)
+        if needs.attention or needs.patches:
+            self._num_aligned_layers(config)
+            self._check_branch(config)
+
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Image features of unit length, fp32; equal to open_clip's `encode_image(images, normalize=True)`."""
         return _unit_length(self._pool(self._embed(images), class_token_only=True).features[:, CLASS_TOKEN])

@@ -82,7 +82,8 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the tower uses it, fp32 also inside autocast: as it is saved."""
-        with torch.autocast(weight.device.type, enabled=False):
+        device = "cpu" if weight.is_meta else weight.device.type  # "meta" has shapes alone, and no autocast
+        with torch.autocast(device, enabled=False):
             return torch.addmm(weight, self.up, self.down, alpha=LORA_SCALE)
 
 

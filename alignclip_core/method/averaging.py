@@ -32,6 +32,13 @@ def make_average(parameters: Mapping[str, Tensor], config: FinetuneConfig) -> Be
     return None
 
 
+def max_copies(config: FinetuneConfig) -> int:
+    """How many copies of the weights that training changes the average holds at most."""
+    if config.averaging == "swad":  # the running segment, those that wait, and the valley
+        return max(config.swad_converge, config.swad_tolerance) + 2
+    return 0 if config.averaging == "none" else 1
+
+
 def bma_weights(num_steps: int, beta: float) -> Float[Tensor, " num_steps_plus_one"]:
     """Weight α of the parameters after each step 0..num_steps: density of Beta(beta, beta).
 

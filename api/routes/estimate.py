@@ -7,6 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from alignclip_core.encoder import check_fits
 from alignclip_store.database import reading
 from alignclip_store.errors import QuotaExceeded
 from alignclip_store.limits import require_room_in_queue
@@ -15,7 +16,7 @@ from alignclip_store.waiting import view_queue
 from api.answers import seconds_or_none
 from api.dependencies import OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
-from api.estimates import Tower, disk_bytes, peak_memory_bytes, train_seconds
+from api.estimates import disk_bytes, peak_memory_bytes, train_seconds
 from api.schemas import FinetuneRequest
 from api.submission import check_request
 
@@ -26,11 +27,14 @@ class EstimateAnswer(BaseModel):
     """Estimates, not promises."""
 
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
-    gpu_seconds: float = Field(description="Of the device that trains; evaluations are left out.")
+    gpu_seconds: float = Field(description="Seconds times devices that train; evaluations are left out.")
     wall_seconds: float = Field(description="From the start of the job to its end.")
     start_estimate: int | None = Field(description="When it would start if it came now; null while no worker is known.")
-    peak_gpu_bytes: int = Field(description="Counted from parameters and batch size, without autocast.")
-    disk_bytes: int = Field(description="Resume points and model in the artifact store.")
+    peak_gpu_bytes: int = Field(
+        description="Counted for one device: weights, gradients, moments, the average's copies, and the activations of "
+        "one micro batch in the forward pass's precision (auto: 16 bits)."
+    )
+    disk_bytes: int = Field(description="Resume points and model in the artifact store, at most.")
     batch_size: int
     num_steps: int
     images_per_second: float
@@ -46,7 +50,7 @@ def estimate_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep
     A body that no job can be made of is refused as it is there.
     """
     config, base_model = check_request(resources, owner, body)
-    tower = Tower.of(base_model)
+    size = check_fits(resources.models.tower_without_weights(base_model), config)
     reasons = []
     with reading(resources.engine) as session:
         speed = measured_speed(session, base_model.id)
@@ -57,11 +61,11 @@ def estimate_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep
             reasons.append(error.message)
     seconds = train_seconds(config, speed)
     return EstimateAnswer(
-        gpu_seconds=round(seconds, 1),
+        gpu_seconds=round(seconds * speed.num_devices, 1),
         wall_seconds=round(seconds, 1),
         start_estimate=seconds_or_none(start_at),
-        peak_gpu_bytes=peak_memory_bytes(config, tower),
-        disk_bytes=disk_bytes(tower, num_checkpoints=resources.settings.keep_checkpoints),
+        peak_gpu_bytes=peak_memory_bytes(config, size),
+        disk_bytes=disk_bytes(config, size, num_checkpoints=resources.settings.keep_checkpoints + 1),  # and the best
         batch_size=config.global_batch_size,
         num_steps=config.num_steps,
         images_per_second=round(speed.images_per_second, 2),

@@ -52,7 +52,43 @@ def test_memory_grows_with_the_batch_and_the_alignment_and_disk_does_not(service
 
 def test_the_starter_whose_files_are_its_own_kind_is_estimated_too(service, file_id):
     answer = estimate(service, file_id, model="starter").json()
-    assert answer["peak_gpu_bytes"] > 10**8 and answer["disk_bytes"] > 10**8  # of 9 million parameters
+    assert answer["peak_gpu_bytes"] > 10**8  # of 9 million parameters
+    assert answer["disk_bytes"] > 10**8
+
+
+def test_memory_and_disk_count_what_is_trained_and_what_the_average_holds(service, file_id):
+    given = {"algorithm": "finetune", "averaging": "bma", "precision": "fp32", "validation_fraction": 0.5}
+    found = {
+        name: estimate(service, file_id, **given | fields).json()
+        for name, fields in {
+            "bma": {}, "none": {"averaging": "none"}, "swad": {"averaging": "swad"},
+            "last": {"trainable": "last_k_blocks", "trainable_blocks": 2}, "lora": {"trainable": "lora"},
+            "query_key": {"trainable": "query_key"}, "checkpointing": {"gradient_checkpointing": True},
+            "half": {"precision": "bf16"},
+        }.items()
+    }  # fmt: skip
+    memory = {name: answer["peak_gpu_bytes"] for name, answer in found.items()}
+    disk = {name: answer["disk_bytes"] for name, answer in found.items()}
+    copy = memory["bma"] - memory["none"]  # of the image tower's weights in fp32
+    assert memory["swad"] - memory["none"] == 8 * copy, "six that wait, the running one and the valley"
+    assert disk["bma"] - disk["none"] == 3 * copy, "one in each kept checkpoint: the newest two and the best"
+    assert disk["none"] == 3 * 4 * copy + copy, "weights, values and two moments in each, and the model"
+    assert memory["bma"] == 5 * copy + 2 * (memory["bma"] - memory["half"]), "the rest is activations"
+    for smaller in ("last", "lora", "query_key", "checkpointing", "half"):
+        assert memory[smaller] < memory["bma"], smaller
+    assert max(disk["lora"], disk["query_key"]) < disk["bma"]
+    assert disk["checkpointing"] == disk["half"] == disk["bma"]
+
+
+def test_what_the_tower_does_not_have_is_refused_at_the_post(service, http, file_id):
+    for fields, param in (
+        ({"trainable": "last_k_blocks", "trainable_blocks": 7}, "trainable_blocks"),
+        ({"dv_start_block": 6}, "dv_start_block"),
+    ):
+        for path in ("/v1/fine_tuning/estimate", "/v1/fine_tuning/jobs"):
+            body = {"model": "tiny", "training_file": file_id, "num_steps": 2, **fields}
+            answer = http.post(path, json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 
 def test_a_body_that_makes_no_job_makes_no_estimate(service, file_id):
