@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Torch, OpenMP and Celery each start a thread per core and then fight for them; two serve a laptop well.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lint bench lock clean
+.PHONY: setup demo test lint results bench lock clean
 
 setup: .venv/.ready
 
@@ -27,6 +27,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# DATA=FOLDER: the protocols on every dataset there; without it, on the demo's pictures. .results keeps what is done.
+results: setup
+	nice -n 10 $(BIN)/python -m tools.results $(DATA)
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -29,6 +29,7 @@ from cli.grid_runs import RESULTS_FILE, GridRun, GridRunner, plan_runs, unfinish
 from cli.submit import parse_assignments
 
 METHODS = ("zero_shot", "finetune", "clipood", "alignclip")
+CommandOf = Callable[[Cell], str]
 NOT_OF_A_CELL = ("--method", "--seed", "--target", "--plan")
 """Options that a single cell's command says in its own way."""
 
@@ -77,12 +78,11 @@ def evaluate(
     output = output.absolute()
     data = [open_data(source, output, images_per_class) for source in datasets]
     is_shift = grid.protocol == "dataset_shift"
-    grids = [(replace(grid, dataset=each.name), each) for each in (data[:1] if is_shift else data)]
     if is_shift:
-        names = tuple(each.name for each in data[1:])
-        grids = [(replace(grids[0][0], choices=replace(grid.choices, test_sets=names)), data[0])]
+        grid = replace(grid, choices=replace(grid.choices, test_sets=tuple(each.name for each in data[1:])))
+    trained = data[:1] if is_shift else data
     run_grids(
-        grids,
+        [(replace(grid, dataset=each.name), each, cell_command) for each in trained],
         {each.name: each for each in data},
         output,
         num_parallel=parallel,
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def run_grids(
-    grids: Sequence[tuple[Grid, GridData]],
+    grids: Sequence[tuple[Grid, GridData, CommandOf]],
     test_sets: dict[str, GridData],
     output: Path,
     *,
@@ -106,9 +106,9 @@ def run_grids(
     """Plan, run what has no row yet, print and write the tables. Exit code 1 where a run failed."""
     models_dir = load_settings().models_location.absolute()
     runs: list[GridRun] = []
-    for grid, data in grids:
+    for grid, data, command_of in grids:
         base_model = find_base_model(grid.base_model, models_dir)
-        runs += plan_runs(grid, base_model, data, test_sets, output, cell_command)
+        runs += plan_runs(grid, base_model, data, test_sets, output, command_of)
     todo = unfinished(runs, output)
     if is_plan:
         out.print(plan_table(runs, todo))

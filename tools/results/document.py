@@ -1,0 +1,59 @@
+"""docs/results.md: what stands between its marks is written from the rows, the rest by people."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+
+from alignclip_core.protocols.rows import Row
+from alignclip_core.protocols.tables import make_tables
+from tools.results import budget
+
+
+def write_document(path: Path, rows: Sequence[Row]) -> None:
+    """Replace the part of each dataset that has rows; one that has none yet is appended."""
+    text = path.read_text() if path.is_file() else "# Results\n"
+    for dataset in sorted({row.dataset for row in rows}):
+        begin, end = f"<!-- measured: {dataset} -->", f"<!-- end of {dataset} -->"
+        part = f"{begin}\n" + "\n".join(_lines(dataset, [row for row in rows if row.dataset == dataset])) + f"\n{end}"
+        before, found, rest = text.partition(begin)
+        text = before + part + rest.partition(end)[2] if found else f"{text.rstrip()}\n\n{part}\n"
+    path.write_text(text)
+
+
+def _lines(dataset: str, rows: Sequence[Row]) -> Iterator[str]:
+    yield f"## {dataset}\n"
+    yield (
+        f"Every method: at most {budget.IMAGES_PER_CLASS} images of each class in each domain, "
+        f"{budget.VALUES['num_steps']} steps of {budget.VALUES['global_batch_size']}, base model "
+        f"`{budget.BASE_MODEL}`, its card's learning rate. Mean ± standard deviation over seeds, in per cent.\n"
+    )
+    for table in make_tables(rows):
+        yield f"### {table.title}\n\n{table.to_markdown()}\n"
+    yield f"### How long, and on which images ({dataset})\n\n{_costs(rows)}\n\n{_splits(rows)}\n"
+    yield f"A cell's own command, such as this one, is in its row of results.jsonl:\n\n```\n{rows[-1].command}\n```\n"
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    """Mean seconds of a run: of each method, and of what it trains."""
+    seconds: dict[tuple[str, str, str], dict[tuple[str, int], float]] = defaultdict(dict)
+    for row in rows:
+        run = row.target if row.protocol in ("domain_shift", "in_the_wild") else ""
+        seconds[row.protocol, row.method, row.trained][run, row.seed] = row.seconds
+    lines = ["| protocol | method | trained | runs | mean seconds of a run |", "| --- | --- | --- | --- | --- |"]
+    for (protocol, method, trained), found in seconds.items():
+        lines.append(f"| {protocol} | {method} | {trained} | {len(found)} | {mean(found.values()):.0f} |")
+    return "\n".join(lines)
+
+
+def _splits(rows: Sequence[Row]) -> str:
+    """The digests of the splits; methods share them."""
+    found: dict[tuple[str, str, int], tuple[str, int]] = {}
+    for row in rows:
+        found[row.protocol, row.target, row.seed] = (row.split_sha256, row.n)
+    lines = ["| protocol | target | seed | images tested | sha256 of the split |", "| --- | --- | --- | --- | --- |"]
+    for (protocol, target, seed), (digest, num_images) in sorted(found.items()):
+        lines.append(f"| {protocol} | {target} | {seed} | {num_images} | {digest[:16]} |")
+    return "\n".join(lines)
