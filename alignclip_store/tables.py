@@ -199,6 +199,7 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(Moment)
     seen_at: Mapped[datetime] = mapped_column(Moment)  # the process ran
     answered_at: Mapped[datetime] = mapped_column(Moment)  # it took a wake-up: the broker reaches it
+    gpus: Mapped[list[dict[str, Any]]] = mapped_column(Json, server_default="[]")  # index, name, used and total bytes
 
 
 class Event(Base):
@@ -273,6 +274,22 @@ class Alias(Base):
     model_id: Mapped[str] = mapped_column(String(320))  # of a tuned or a base model: the latter has no row
     created_at: Mapped[datetime] = mapped_column(Moment)
     changed_at: Mapped[datetime] = mapped_column(Moment)  # when it was last moved
+
+
+class Evaluation(Base):
+    """A protocol asked of a dataset for several methods and seeds: a grid of ordinary jobs."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # eval-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    name: Mapped[str] = mapped_column(Words)
+    protocol: Mapped[str] = mapped_column(String(32))
+    dataset: Mapped[str] = mapped_column(Text)  # file id or dataset reference
+    base_model: Mapped[str] = mapped_column(String(128))
+    cells: Mapped[list[dict[str, Any]]] = mapped_column(Json)  # method, target, seed, group, split, job_id
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
 
 
 class ApiKey(Base):
