@@ -7,6 +7,7 @@ AlignClipError
 │   ├── BaseModelNotLocal  known, but its files are not on this machine yet
 │   └── BaseModelUnfit     its tower has no attention over patches to align
 ├── DatasetInvalid         the folder, the names or the split cannot be trained on
+├── DatasetUnreachable     a streamed image's place does not answer
 ├── ImageRejected          the bytes are no image, or one over the limits
 ├── LabelsInvalid          fewer than two labels, an empty one, a repeated one
 ├── TrainingDiverged       a loss became NaN or infinite
@@ -52,6 +53,10 @@ class BaseModelUnfit(BaseModelError):
 
 class DatasetInvalid(AlignClipError):
     code = "invalid_dataset"
+
+
+class DatasetUnreachable(AlignClipError):
+    code = "dataset_unreachable"
 
 
 class ImageRejected(AlignClipError):

@@ -5,6 +5,7 @@ docs/run_directory.md is the contract in words. The service writes `inputs/`, th
     RUN_DIR/inputs/config.json                the FinetuneConfig
             inputs/similarity.safetensors     class embeddings and their cosine matrix; computed if it is absent
             inputs/dataset/                   class/image or domain/class/image
+            inputs/dataset.json               the list of its images, where the folders do not say all
             inputs/validation/                the same, only when a validation set was given
             metrics.jsonl                     one Record a line, appended by rank 0
             checkpoints/step-000500/          resume points, complete when they have their name
@@ -144,6 +145,11 @@ class RunDir:
     @property
     def validation(self) -> Path:
         return self.inputs / "validation"
+
+    @property
+    def has_validation(self) -> bool:
+        """A set that is streamed has a list and no folder."""
+        return self.validation.is_dir() or self.validation.with_suffix(".json").is_file()
 
     @property
     def metrics_file(self) -> Path:

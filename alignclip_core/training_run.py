@@ -14,7 +14,8 @@ from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.checkpoint import load_checkpoint, make_manifest, save_checkpoint, save_model
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import check_images
-from alignclip_core.dataset.layout import DatasetLayout, list_folder, read_layout
+from alignclip_core.dataset.layout import DatasetLayout
+from alignclip_core.dataset.listing import read_staged
 from alignclip_core.dataset.splits import Split, split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
 from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid, TrainingStopped
@@ -148,21 +149,19 @@ class TrainingRun:
     def _read_split(self, is_supervised: bool) -> Split:
         layout = self._read_layout(self._run_dir.dataset, 2, is_supervised)
         validation = None
-        if self._run_dir.validation.is_dir():
+        if self._run_dir.has_validation:
             validation = self._read_layout(self._run_dir.validation, 1, is_supervised)
         return split_dataset(layout, self._config, validation)
 
     def _read_layout(self, folder: Path, min_classes: int, is_supervised: bool) -> DatasetLayout:
         """Bad images are left out here where no service has done it; without `skip_bad_images` the first ends all."""
-        paths = list_folder(folder)
-        layout = read_layout(paths, min_classes=min_classes)
+        layout = read_staged(folder, min_classes=min_classes)
         if is_supervised or not self._config.skip_bad_images:
             return layout
         bad = check_images(folder, layout.samples, on_progress=lambda *_: self._raise_if_stopped())
         for image in bad:
             self._tell("warn", f"{image.path} is left out: {image.reason}")
-        left_out = {image.path for image in bad}
-        return read_layout((path for path in paths if path not in left_out), min_classes=min_classes)
+        return read_staged(folder, without={image.path for image in bad}, min_classes=min_classes)
 
     def _save_checkpoint(self) -> None:
         self._trainer.check_weights()

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 from zipfile import ZipFile, ZipInfo
@@ -29,6 +30,7 @@ MAX_DEPTH = 16
 MAX_RATIO = 200  # bytes out per byte in; photographs hardly shrink at all
 RATIO_COUNTS_FROM_BYTES = 100 << 20  # a small archive may hold blank pictures
 MAX_CONTENTS_BYTES_PER_FILE = 512  # of the table of contents, which is read into memory whole
+MAX_MEMBER_BYTES = 256 << 20  # of one that is read into memory
 UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError, OverflowError)
 """What `zipfile` raises for archives that were damaged or made to harm.
 
@@ -63,8 +65,26 @@ def list_archive(archive: IO[bytes], limits: DatasetLimits) -> list[str]:
 
     Raises `DatasetRejected` for what `unpack_archive` would refuse by its names and stated sizes.
     """
+    return list(archive_sizes(archive, limits))
+
+
+def archive_sizes(archive: IO[bytes], limits: DatasetLimits) -> dict[str, int]:
+    """The same with the bytes that each says to have."""
     with _opened(archive, limits) as opened:
-        return [member.filename for member in _checked_members(opened, limits)]
+        return {member.filename: member.file_size for member in _checked_members(opened, limits)}
+
+
+def open_member(archive: IO[bytes], name: str, limits: DatasetLimits) -> BytesIO:
+    """One file of the archive in memory, such as a manifest. Raises `DatasetRejected` for one that is too long."""
+    with _opened(archive, limits) as opened:
+        member = next(each for each in _checked_members(opened, limits) if each.filename == name)
+        content = BytesIO()
+        budget = ByteBudget(MAX_MEMBER_BYTES, f"A file that is read in one piece may have {MAX_MEMBER_BYTES} bytes")
+        for chunk in _chunks(opened, member):
+            budget.spend(len(chunk), name)
+            content.write(chunk)
+    content.seek(0)
+    return content
 
 
 def unpack_archive(
@@ -117,7 +137,7 @@ def _checked_members(archive: ZipFile, limits: DatasetLimits) -> list[ZipInfo]:
     for member in members:
         check_path(member.orig_filename.removesuffix("/"))
         _check_kind(member)
-    _check_distinct([member.filename for member in members])
+    check_distinct([member.filename for member in members])
     return members
 
 
@@ -132,7 +152,8 @@ def _check_kind(member: ZipInfo) -> None:
         raise DatasetRejected(f"{member.filename!r} is packed in an unusual way; wanted a plain zip ('deflate').")
 
 
-def _check_distinct(names: list[str]) -> None:
+def check_distinct(names: list[str]) -> None:
+    """Raises `DatasetRejected` for a file that stands there twice, or as a folder, too."""
     files: set[str] = set()
     for name in names:
         if name in files:

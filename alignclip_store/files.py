@@ -12,6 +12,13 @@ from alignclip_store.job_status import FINISHED
 from alignclip_store.paging import list_page
 from alignclip_store.tables import File, Job
 
+SUFFIXES = (".tar.gz", ".tgz", ".tar", ".parquet")
+
+
+def suffix_of(filename: str) -> str:
+    """The end of a stored file's name: that of what was sent, .zip where it is none that we know."""
+    return next((suffix for suffix in SUFFIXES if filename.lower().endswith(suffix)), ".zip")
+
 
 def create_file(
     session: Session,

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from alignclip_store.archives import CHUNK_BYTES, ByteBudget, DatasetLimits, check_path
 from alignclip_store.aside import renamed_when_complete
@@ -27,7 +28,7 @@ def open_below(root: Path, place: PurePosixPath) -> int:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise DatasetRejected(f"{place.name!r} is neither a folder nor a zip archive.")
+        raise DatasetRejected(f"{place.name!r} is neither a folder nor a file.")
     return descriptor
 
 
@@ -37,6 +38,30 @@ def list_folder(folder: int, limits: DatasetLimits) -> list[str]:
     Raises `DatasetRejected` for links and devices, and when there are too many files.
     """
     return [path for path, _ in _walk(folder, limits)]
+
+
+def list_sizes(folder: int, limits: DatasetLimits) -> dict[str, int]:
+    """Bytes of each file that `list_folder` lists; 0 for its empty folders."""
+    sizes = {}
+    for path, parent in _walk(folder, limits):
+        name = PurePosixPath(path).name
+        sizes[path] = 0 if path.endswith("/") else os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
+    return sizes
+
+
+def open_file(folder: int, path: str) -> BinaryIO:
+    """A plain file below the folder, reached through no link."""
+    descriptor = os.dup(folder)
+    for part in PurePosixPath(path).parts:
+        above = descriptor
+        try:
+            descriptor = _open(part, above, path)
+        finally:
+            os.close(above)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DatasetRejected(f"{path!r} is no plain file.")
+    return os.fdopen(descriptor, "rb")
 
 
 def copy_folder(

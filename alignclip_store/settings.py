@@ -24,6 +24,13 @@ class Settings(BaseSettings):
     artifacts_url: str | None = Field(None, description="Folder or s3:// URL for datasets, checkpoints, models.")
     models_dir: Path | None = Field(None, description="Folder of base models; unset: home/models.")
     dataset_roots: list[Path] = Field([], description="Folders below which dataset references may point (JSON list).")
+    dataset_urls: list[str] = Field(
+        [], description="Beginnings of URLs that dataset references may have, such as s3://bucket/sets/ (JSON list)."
+    )
+    torchvision_root: Path | None = Field(None, description="Folder of torchvision's datasets; unset: none are read.")
+    dataset_cache_bytes: int | None = Field(
+        None, ge=1, description="Size above which a dataset is streamed through a cache of so many bytes; unset: never."
+    )
     bootstrap_api_key: str | None = Field(None, description="The API key; unset: made on first start, kept below home.")
     key_pepper: str | None = Field(None, description="Secret under which API keys are hashed; unset: kept below home.")
     allowed_base_models: list[str] | None = Field(None, description="Ids that jobs may use (JSON); unset: all here.")

@@ -67,7 +67,7 @@ class FinetuneRequest(BaseModel):
     )
 
     model: str = Field(min_length=1, description="A base model of GET /v1/models.")
-    training_file: str = Field(min_length=1, description="A file id, or a path below a configured dataset root.")
+    training_file: str = Field(min_length=1, description="A file id, or a path or URL that the operator opened.")
     validation_file: str | None = Field(None, description="The same; unset: a share of the training set is held out.")
     suffix: Suffix | None = Field(None, description="Becomes a part of the model's id.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Of the split, the order and the crops; unset: 0.")

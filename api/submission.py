@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+
+from sqlalchemy.orm import Session
 
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
@@ -37,7 +41,7 @@ def submit_job(resources: Resources, caller: Caller, request: FinetuneRequest, d
         repeated = _find_repeated(resources, owner, delivery)
         if repeated is not None:
             return repeated
-        config, similarity = _prepare(resources, owner, request)
+        config, similarity = prepare_job(resources, owner, request)
         job = _insert(resources, caller, request, delivery, config, similarity)
     wake(resources.queue, job.id)  # after the commit; a broker that is away only delays
     return job
@@ -57,7 +61,7 @@ def _find_repeated(resources: Resources, owner: str, delivery: Delivery) -> tabl
         return find_repeated_job(session, owner, delivery.sha256) if delivery.is_retry else None
 
 
-def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, tables.Similarity]:
+def prepare_job(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, tables.Similarity]:
     """Everything that is checked and computed before a row is written."""
     config, base_model = check_request(resources, owner, request)
     similarity = class_similarity.find_or_compute(
@@ -74,10 +78,10 @@ def _prepare(resources: Resources, owner: str, request: FinetuneRequest) -> tupl
 def check_request(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, BaseModel]:
     """The complete config of a request, and its base model. Raises whatever makes the request impossible."""
     base_model = resources.models.base_model(request.model)
-    training = _read_dataset(resources, owner, request.training_file, param="training_file")
+    training = read_layout_of(resources, owner, request.training_file, param="training_file")
     validation = None
     if request.validation_file is not None:
-        validation = _read_dataset(resources, owner, request.validation_file, param="validation_file", min_classes=1)
+        validation = read_layout_of(resources, owner, request.validation_file, param="validation_file", min_classes=1)
     class_names = resolve_class_names(training, request.class_names)
     config = request.to_config(base_model, class_names)
     check_fits(resources.models.tower_without_weights(base_model), config)
@@ -104,20 +108,7 @@ def _insert(
     try:
         with transaction(resources.engine) as session:
             require_room_in_queue(session, caller.owner, resources.settings)
-            job = jobs.create_job(
-                session,
-                caller.owner,
-                config=config.to_json(),
-                request=delivery.body,
-                training_file=request.training_file,
-                validation_file=request.validation_file,
-                suffix=request.suffix,
-                labels=request.metadata or {},
-                similarity_id=similarity.id,
-                num_steps=config.num_steps,
-                base_model=config.base_model,
-                priority=request.priority,
-            )
+            job = insert_job(session, caller, request, delivery.body, config, similarity)
             job.request_sha256 = delivery.sha256
             job.idempotency_key = delivery.idempotency_key
             after = {"base_model": job.base_model, "request_sha256": delivery.sha256}
@@ -127,7 +118,32 @@ def _insert(
     return job
 
 
-def _read_dataset(
+def insert_job(
+    session: Session,
+    caller: Caller,
+    request: FinetuneRequest,
+    body: Mapping[str, Any],
+    config: FinetuneConfig,
+    similarity: tables.Similarity,
+) -> tables.Job:
+    """The job's row; `body` is what is kept as its request. Raises `FileNotFound`."""
+    return jobs.create_job(
+        session,
+        caller.owner,
+        config=config.to_json(),
+        request=body,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        suffix=request.suffix,
+        labels=request.metadata or {},
+        similarity_id=similarity.id,
+        num_steps=config.num_steps,
+        base_model=config.base_model,
+        priority=request.priority,
+    )
+
+
+def read_layout_of(
     resources: Resources, owner: str, reference: str, *, param: str, min_classes: int = 2
 ) -> DatasetLayout:
     """Classes, domains and images of a dataset by its listing alone. Every fault names the field `param`."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import BadImage, check_images
-from alignclip_core.dataset.layout import DatasetLayout, list_folder, read_layout
+from alignclip_core.dataset.layout import DatasetLayout
+from alignclip_core.dataset.listing import leave_out, read_staged
 from alignclip_core.dataset.splits import Split, split_dataset
 from alignclip_core.errors import ImageRejected
 from alignclip_core.images import ImageLimits
@@ -28,14 +29,14 @@ def check_dataset(run: CurrentRun, config: FinetuneConfig) -> Split:
     """
     layout = _check_folder(run, run.run_dir.dataset, config, param="training_file")
     validation = None
-    if run.run_dir.validation.exists():
+    if run.run_dir.has_validation:
         validation = _check_folder(run, run.run_dir.validation, config, param="validation_file")
     return split_dataset(layout, config, validation)
 
 
 def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, param: str) -> DatasetLayout:
     min_classes = 2 if param == "training_file" else 1
-    layout = read_layout(list_folder(folder), min_classes=min_classes)
+    layout = read_staged(folder, min_classes=min_classes)
     settings = run.settings
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     bad = check_images(folder, layout.samples, limits, Progress(run))
@@ -48,10 +49,9 @@ def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, para
             f"{_count(bad, layout)} cannot be used: {_named(bad)}. Repair or remove them, or set skip_bad_images.",
             param=param,
         )
-    for image in bad:
-        (folder / image.path).unlink()
+    leave_out(folder, {image.path for image in bad})
     run.record_event("warn", f"{_count(bad, layout)} cannot be used and are left out: {_named(bad)}.", data)
-    return read_layout(list_folder(folder), min_classes=min_classes)
+    return read_staged(folder, min_classes=min_classes)
 
 
 class Progress:

@@ -12,13 +12,14 @@ from alignclip_core.config import FinetuneConfig
 from alignclip_core.errors import ArtifactCorrupt
 from alignclip_core.run_dir import ClassSimilarity
 from alignclip_store import runs
-from alignclip_store.datasets import fetch_dataset, open_dataset
+from alignclip_store.datasets import open_dataset
 from alignclip_store.errors import ArtifactMissing
 from alignclip_store.runs import latest_checkpoint
 from alignclip_store.similarities import get_similarity
 from alignclip_store.tables import Checkpoint, Job
 from worker.checking import check_dataset
 from worker.current_run import CurrentRun
+from worker.dataset_staging import stage_dataset
 from worker.storage import storage
 
 log = structlog.get_logger()
@@ -65,7 +66,10 @@ def _fetch_files(run: CurrentRun, job: Job) -> None:
 def _fetch_dataset(run: CurrentRun, job: Job, reference: str, target: Path, *, param: str) -> None:
     dataset = run.write(lambda session: open_dataset(session, job.owner, reference, run.settings, param=param))
     with storage():
-        fetch_dataset(dataset, run.artifacts, run.settings, target, on_file=_FetchProgress(run))
+        min_classes = 2 if param == "training_file" else 1
+        is_streamed = stage_dataset(run, dataset, target, min_classes=min_classes, on_file=_FetchProgress(run))
+    if is_streamed:
+        run.record_event("info", "The dataset is larger than the cache: its images are fetched while it trains.")
 
 
 class _FetchProgress:

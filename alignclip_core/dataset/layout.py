@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
+from alignclip_core.dataset.samples import SPLIT_WORDS, DatasetLayout, Sample, SplitName
 from alignclip_core.errors import DatasetInvalid
+
+__all__ = ["IMAGE_SUFFIXES", "DatasetLayout", "Sample", "list_folder", "read_layout"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 EXPECTED = "expected class/image or domain/class/image"
 
 Parts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One labelled image."""
-
-    path: str  # relative to its dataset's folder, with "/"
-    class_name: str  # folder name
-    domain: str = ""  # folder name; "" where the dataset has no domain folders
-    source: Literal["dataset", "validation"] = "dataset"  # the folder below RUN_DIR/inputs that holds it
-
-
-@dataclass(frozen=True)
-class DatasetLayout:
-    """The classes, domains and images of one dataset."""
-
-    class_names: tuple[str, ...]  # folder names, sorted
-    domains: tuple[str, ...]  # folder names, sorted; () without domain folders
-    samples: tuple[Sample, ...]  # sorted by path
-    ignored: tuple[str, ...] = ()  # files that are no images by their suffix
 
 
 def list_folder(folder: Path) -> list[str]:
@@ -50,8 +31,9 @@ def list_folder(folder: Path) -> list[str]:
 def read_layout(relative_paths: Iterable[str], *, min_classes: int = 2) -> DatasetLayout:
     """The layout of a listing; names that end in "/" are folders, as in a zip.
 
-    A folder that holds all the rest is stripped; hidden files and `__MACOSX` are ignored. Raises `DatasetInvalid`
-    for no images, images beside folders, mixed depths, a class without images and fewer than `min_classes` classes.
+    A folder that holds all the rest is stripped; hidden files and `__MACOSX` are ignored. Where the upper folders are
+    called train, val and test, they are splits rather than domains. Raises `DatasetInvalid` for no images, images
+    beside folders, mixed depths, a class without images and fewer than `min_classes` classes.
     """
     folders, images, ignored = _sort_paths(relative_paths)
     if not images:
@@ -59,12 +41,19 @@ def read_layout(relative_paths: Iterable[str], *, min_classes: int = 2) -> Datas
         raise DatasetInvalid(f"The dataset holds no image ({suffixes}); {EXPECTED}.")
     num_stripped = _num_common_folders(list(images.values()))
     depth = _class_depth(images, num_stripped)
+    splits = _split_folders(images, num_stripped) if depth == 2 else {}
     samples = tuple(
-        Sample(path, parts[-2], parts[num_stripped] if depth == 2 else "") for path, parts in sorted(images.items())
+        Sample(
+            path,
+            parts[-2],
+            parts[num_stripped] if depth == 2 and not splits else "",
+            split=splits.get(parts[num_stripped], ""),
+        )
+        for path, parts in sorted(images.items())
     )
     layout = DatasetLayout(
         class_names=tuple(sorted({sample.class_name for sample in samples})),
-        domains=tuple(sorted({sample.domain for sample in samples})) if depth == 2 else (),
+        domains=tuple(sorted({sample.domain for sample in samples})) if depth == 2 and not splits else (),
         samples=samples,
         ignored=tuple(sorted(ignored)),
     )
@@ -121,6 +110,17 @@ def _class_depth(images: dict[str, Parts], num_stripped: int) -> int:
     return depth
 
 
+def _split_folders(images: dict[str, Parts], num_stripped: int) -> dict[str, SplitName]:
+    """The splits that the upper folders name; none unless all of them do, and one trains."""
+    folders = {parts[num_stripped] for parts in images.values()}
+    splits: dict[str, SplitName] = {
+        name: SPLIT_WORDS[name.lower()]  # type: ignore[misc]
+        for name in folders
+        if name.lower() in SPLIT_WORDS
+    }
+    return splits if len(splits) == len(folders) and "train" in splits.values() else {}
+
+
 def _check_empty_classes(folders: set[Parts], layout: DatasetLayout, num_stripped: int, depth: int) -> None:
     """In a domain a class may be absent or empty as long as another domain has it."""
     class_folders = {parts[num_stripped : num_stripped + depth] for parts in folders if len(parts) > num_stripped}
@@ -130,7 +130,7 @@ def _check_empty_classes(folders: set[Parts], layout: DatasetLayout, num_strippe
                 f"Class folder {'/'.join(parts)!r} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); "
                 "add images or remove the folder."
             )
-        if depth == 2 and parts[0] not in layout.domains:
+        if depth == 2 and layout.domains and parts[0] not in layout.domains:
             raise DatasetInvalid(
                 f"Domain folder {parts[0]!r} holds no image; add class folders with images or remove the folder."
             )

@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.dataset.layout import DatasetLayout, Sample
+from alignclip_core.dataset.imagenet import imagenet_names
+from alignclip_core.dataset.samples import DatasetLayout, Sample
 from alignclip_core.errors import DatasetInvalid
 
 OUT_SHARE = 0.2  # of a domain: DomainBed's holdout_fraction
@@ -44,14 +45,15 @@ def split_dataset(layout: DatasetLayout, config: FinetuneConfig, validation: Dat
 
     First each (domain, class) gives the share `test_fraction`. Without a validation set, it then gives the share
     `validation_fraction` of the rest, at least one where it has two, and never its last. With `num_shots`, so many of
-    what is left train, at most four validate, and the others take no part. Raises `DatasetInvalid`.
+    what is left train, at most four validate, and the others take no part. Where the dataset itself says which images
+    test or validate, just these do. Raises `DatasetInvalid`.
     """
     _check_domains(layout, config)
     _check_classes(layout.class_names, config)
     samples = layout.samples
     tested = _draw_test(samples, config)
     trainable = [index for index, sample in enumerate(samples) if _is_trained(sample, config) and index not in tested]
-    _check_trained_classes(samples, trainable, config)
+    _check_trained_classes(samples, [i for i in trainable if samples[i].split != "validation"], config)
     if validation is None:
         train, held_out = _hold_out(samples, trainable, config)
         if config.num_shots is not None:
@@ -59,7 +61,7 @@ def split_dataset(layout: DatasetLayout, config: FinetuneConfig, validation: Dat
     else:
         _check_validation_classes(validation, config)
         samples += tuple(replace(sample, source="validation") for sample in validation.samples)
-        train = trainable
+        train = [index for index in trainable if samples[index].split != "validation"]
         held_out = [i for i in range(len(layout.samples), len(samples)) if _is_trained(samples[i], config)]
         if not held_out:
             raise DatasetInvalid(
@@ -75,10 +77,10 @@ def resolve_class_names(layout: DatasetLayout, given: Sequence[str] | Mapping[st
     """Folder name -> display name of every class. Raises `DatasetInvalid` naming what does not fit.
 
     A list must hold one name for each folder, in any order, alike but for case, "_" and "-"; a map may name other
-    words, and folders that it leaves out keep their own name.
+    words, and folders that it leaves out keep their own name. Without either, ImageNet's folders get ImageNet's names.
     """
     if given is None:
-        names = {folder: folder for folder in layout.class_names}
+        names = dict(imagenet_names(layout.class_names) or {folder: folder for folder in layout.class_names})
     elif isinstance(given, Mapping):
         names = _names_from_map(layout.class_names, given)
     else:
@@ -99,6 +101,9 @@ def _is_trained(sample: Sample, config: FinetuneConfig) -> bool:
 def _draw_test(samples: Sequence[Sample], config: FinetuneConfig) -> frozenset[int]:
     """The same for every seed, so that seeds and methods are compared on the same images."""
     candidates = [index for index, sample in enumerate(samples) if sample.domain not in config.test_domains]
+    given = [index for index in candidates if samples[index].split == "test"]
+    if given:
+        return frozenset(given)
     drawn: list[int] = []
     for indices in _strata(samples, candidates).values():
         num_tested = _num_held_out(len(indices), config.test_fraction)
@@ -124,6 +129,10 @@ def _strata(samples: Sequence[Sample], candidates: Iterable[int]) -> dict[tuple[
 def _hold_out(
     samples: Sequence[Sample], trainable: Iterable[int], config: FinetuneConfig
 ) -> tuple[list[int], list[int]]:
+    trainable = list(trainable)
+    given = [index for index in trainable if samples[index].split == "validation"]
+    if given:
+        return [index for index in trainable if samples[index].split != "validation"], given
     strata = _strata(samples, trainable)
     held_out: set[int] = set()
     for indices in strata.values():
@@ -232,6 +241,11 @@ def _check_classes(folders: Sequence[str], config: FinetuneConfig) -> None:
 def _check_trained_classes(samples: Sequence[Sample], trainable: Iterable[int], config: FinetuneConfig) -> None:
     trained = {samples[index].class_name for index in trainable}
     for name in config.trained_classes:
+        if name not in trained and not config.test_domains:
+            raise DatasetInvalid(
+                f"Class {name!r} has no image that trains: the dataset gives all of them to validation and test.",
+                param="training_file",
+            )
         if name not in trained:
             raise DatasetInvalid(
                 f"Class {name!r} has no image outside test_domains ({', '.join(config.test_domains)}); add images of "

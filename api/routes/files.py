@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from alignclip_store import files, tables
-from alignclip_store.archives import list_archive
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
+from alignclip_store.dataset_files import open_container
 from alignclip_store.datasets import dataset_limits
 from alignclip_store.errors import DatasetRejected
 from alignclip_store.ids import new_id
@@ -24,6 +24,7 @@ from api.streaming import stream_artifact
 from api.uploads import Upload, UploadDep
 
 PURPOSE = "fine-tune"
+FILE_KINDS = "A zip, tar or tar.gz of images, a WebDataset shard, or a Parquet file with images."
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -36,7 +37,7 @@ _UPLOAD_BODY = {
                     "type": "object",
                     "required": ["file", "purpose"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "A zip of class/image."},
+                        "file": {"type": "string", "format": "binary", "description": FILE_KINDS},
                         "purpose": {"type": "string", "enum": [PURPOSE]},
                     },
                 }
@@ -48,7 +49,7 @@ _UPLOAD_BODY = {
 
 @router.post("", openapi_extra=_UPLOAD_BODY, responses=BODY_ERROR_ANSWERS)
 def create_file(caller: CallerDep, resources: ResourcesDep, is_retry: IsRetryDep, upload: UploadDep) -> FileAnswer:
-    """Keep a zip of `class/image` or `domain/class/image` for fine-tuning."""
+    """Keep a dataset for fine-tuning: a zip, a tar, a tar.gz or a Parquet file (docs/datasets.md)."""
     _check_upload(upload, resources.settings)
     owner = caller.owner
     if is_retry:
@@ -57,7 +58,7 @@ def create_file(caller: CallerDep, resources: ResourcesDep, is_retry: IsRetryDep
         if kept is not None:
             return FileAnswer.of(kept)
     file_id = new_id("file")
-    uri = resources.artifacts.put_file(upload.path, f"files/{file_id}.zip")
+    uri = resources.artifacts.put_file(upload.path, f"files/{file_id}{files.suffix_of(upload.filename)}")
     try:
         with transaction(resources.engine) as session:
             require_room_for_bytes(session, owner, upload.num_bytes, resources.settings)
@@ -121,7 +122,8 @@ def retrieve_file_content(file_id: str, owner: OwnerDep, resources: ResourcesDep
     """The bytes of a file."""
     with reading(resources.engine) as session:
         file = files.get_file(session, owner, file_id)
-    headers = {"Content-Length": str(file.num_bytes), "Content-Disposition": f'attachment; filename="{file_id}.zip"'}
+    name = f"{file_id}{files.suffix_of(file.filename)}"
+    headers = {"Content-Length": str(file.num_bytes), "Content-Disposition": f'attachment; filename="{name}"'}
     return stream_artifact(
         resources.artifacts, file.artifact_uri, media_type="application/octet-stream", headers=headers
     )
@@ -141,6 +143,6 @@ def _check_upload(upload: Upload, settings: Settings) -> None:
         raise RequestInvalid("The file is empty (0 bytes).", param="file", code="empty_file")
     with upload.path.open("rb") as archive:
         try:
-            list_archive(archive, dataset_limits(settings))
+            open_container(upload.filename, archive, dataset_limits(settings))
         except DatasetRejected as error:
             raise DatasetRejected(f"{upload.filename!r}: {error.message}", param="file") from error

@@ -9,6 +9,7 @@ import pytest
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import read_layout
+from alignclip_core.dataset.samples import Sample, layout_of
 from alignclip_core.dataset.splits import resolve_class_names, split_dataset
 from alignclip_core.errors import DatasetInvalid
 
@@ -253,3 +254,60 @@ def test_a_test_domain_has_the_shares_of_domainbed():
     assert everything.parts["out_split"] == {photos[key] for key in keys[:2]}
     assert everything.parts["in_split"] == {photos[key] for key in keys[2:]}
     assert group(split, "trained_domains", "all_classes").parts == {}
+
+
+SPLITS = {"train": 4, "validation": 2, "test": 3}
+WITH_SPLITS = layout_of(
+    Sample(f"{domain}/{name}/{split}{number}.jpg", name, domain, split=split)
+    for domain in ("art", "photo")
+    for name in ("cat", "dog", "cow")
+    for split, count in SPLITS.items()
+    for number in range(count)
+)
+
+
+def test_the_datasets_own_split_is_honoured():
+    split = split_dataset(WITH_SPLITS, config_of(WITH_SPLITS, validation_fraction=0.5))
+    assert {split.samples[i].split for i in split.train} == {"train"}
+    assert {split.samples[i].split for i in split.validation} == {"validation"}
+    assert len(split.train) == 24
+    assert {split.samples[i].split for i in group(split, "test_images", "trained_classes").indices} == {"test"}
+    assert split == split_dataset(
+        WITH_SPLITS, config_of(WITH_SPLITS, seed=0, test_fraction=0.3, validation_fraction=0.5)
+    )
+
+
+def test_a_split_with_test_images_alone_leaves_validation_to_us():
+    samples = [
+        dataclasses.replace(sample, split=sample.split.replace("validation", "train")) for sample in WITH_SPLITS.samples
+    ]
+    split = split_dataset(layout_of(samples), config_of(WITH_SPLITS))
+    assert len(split.validation) == 6  # a fifth of six, of each class in each domain
+    assert len(group(split, "test_images", "trained_classes").indices) == 18
+
+
+def test_a_test_domain_is_tested_whole_and_unseen_classes_on_the_test_images():
+    config = config_of(WITH_SPLITS, test_domains=("photo",), unseen_classes=("cow",))
+    split = split_dataset(WITH_SPLITS, config)
+    assert {split.samples[i].domain for i in split.train} == {"art"}
+    assert len(group(split, "test_domains", "all_classes").indices) == 27
+    tested = [split.samples[i] for i in group(split, "test_images", "all_classes").indices]
+    assert {sample.split for sample in tested} == {"test"}
+    assert {sample.class_name for sample in tested} == {"cat", "cow", "dog"}
+    assert group(split, "trained_domains", "all_classes").indices == split.validation
+
+
+def test_a_class_that_the_split_never_trains_is_refused():
+    samples = [
+        dataclasses.replace(each, split="test") if each.class_name == "cow" else each for each in WITH_SPLITS.samples
+    ]
+    with pytest.raises(DatasetInvalid, match="'cow' has no image that trains"):
+        split_dataset(layout_of(samples), config_of(WITH_SPLITS))
+
+
+def test_imagenets_folders_get_imagenets_names():
+    layout = read_layout(["n01440764/1.jpg", "n01443537/1.jpg"])
+    assert resolve_class_names(layout, None) == {"n01440764": "tench", "n01443537": "goldfish"}
+    assert resolve_class_names(layout, {"n01440764": "fish"}) == {"n01440764": "fish", "n01443537": "n01443537"}
+    other = read_layout(["n01440764/1.jpg", "nothing/1.jpg"])
+    assert resolve_class_names(other, None) == {"n01440764": "n01440764", "nothing": "nothing"}

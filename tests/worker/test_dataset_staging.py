@@ -1,0 +1,84 @@
+"""Each kind of dataset, from the reference to what the trainer reads; none of it is a folder of classes."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.listing import listing_file, read_staged
+from alignclip_core.errors import DatasetInvalid
+from alignclip_core.images import DEFAULT_LIMITS
+from worker.run_folders import held_folder
+from worker.staging import stage
+
+
+def _write_shards(folder: Path, pictures, num_shards=2):
+    folder.mkdir(parents=True)
+    for shard in range(num_shards):
+        with tarfile.open(folder / f"pets-{shard}.tar", "w") as tar:
+            for number, (name, content) in enumerate(list(pictures.items())[shard::num_shards]):
+                for suffix, part in (("png", content), ("txt", name.split("/")[0].encode())):
+                    info = tarfile.TarInfo(f"{number:04}.{suffix}")
+                    info.size = len(part)
+                    tar.addfile(info, io.BytesIO(part))
+
+
+def _write_tables(folder: Path, pictures):
+    folder.mkdir(parents=True)
+    rows = [{"image": {"bytes": c, "path": n}, "label": n.split("/")[0]} for n, c in pictures.items()]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "pets.parquet", row_group_size=5)
+
+
+def _write_manifest(folder: Path, pictures):
+    for name, content in pictures.items():
+        path = folder / "images" / name.replace("/", "-")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    lines = [f"images/{name.replace('/', '-')},{name.split('/')[0]}" for name in pictures]
+    (folder / "manifest.csv").write_text("\n".join(["image,label", *lines]))
+
+
+WRITERS = {"shards": _write_shards, "tables": _write_tables, "manifest": _write_manifest}
+
+
+@pytest.fixture(params=[None, 2000], ids=["staged", "streamed"])
+def cache_bytes(request):
+    """A limit above and one below the size of the pictures."""
+    return request.param
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_gives_the_trainer_the_same_images(make_service, tmp_path, pictures, claim_run, kind, cache_bytes):
+    WRITERS[kind](tmp_path / "opened" / kind, pictures)
+    service = make_service(dataset_roots=[tmp_path / "opened"], dataset_cache_bytes=cache_bytes)
+    service.submit(str(tmp_path / "opened" / kind), wakes=False)
+    run = claim_run(service)
+    with held_folder(run.run_dir.path):
+        stage(run)
+        folder = run.run_dir.dataset
+        assert folder.exists() == (cache_bytes is None)
+        layout = read_staged(folder)
+        found = sorted((sample.class_name, read_sample(folder, sample, DEFAULT_LIMITS)) for sample in layout.samples)
+    assert found == sorted((name.split("/")[0], content) for name, content in pictures.items())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_bad_image_of_every_kind_is_left_out(make_service, tmp_path, pictures, claim_run, kind, cache_bytes):
+    WRITERS[kind](tmp_path / "opened" / kind, pictures | {"red/broken.png": b"no picture"})
+    service = make_service(dataset_roots=[tmp_path / "opened"], dataset_cache_bytes=cache_bytes)
+    service.submit(str(tmp_path / "opened" / kind), wakes=False, skip_bad_images=True)
+    run = claim_run(service)
+    with held_folder(run.run_dir.path):
+        stage(run)
+        assert len(read_staged(run.run_dir.dataset).samples) == len(pictures)
+        assert listing_file(run.run_dir.dataset).is_file()
+
+
+def test_a_listing_that_is_none_is_refused(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"format_version": 9}')
+    with pytest.raises(DatasetInvalid, match=r"dataset\.json is no list of images"):
+        read_staged(tmp_path / "dataset")
