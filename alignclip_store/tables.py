@@ -111,6 +111,35 @@ class File(Base):
     artifact_uri: Mapped[str] = mapped_column(Text)
 
 
+class Upload(Base):
+    """A file that comes in parts, one request each."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # upload-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    expires_at: Mapped[datetime] = mapped_column(Moment)
+    filename: Mapped[str] = mapped_column(Words)
+    purpose: Mapped[str] = mapped_column(String(64))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)  # of the whole, as the client announced it
+    status: Mapped[str] = mapped_column(String(16))  # pending, completed, cancelled, expired
+    file_id: Mapped[str | None] = mapped_column(String(64))  # what it became; that may be deleted since
+
+
+class UploadPart(Base):
+    """Some bytes of an upload; their order is told at the end. Gone when the upload is."""
+
+    __tablename__ = "upload_parts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # part-...
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    artifact_uri: Mapped[str] = mapped_column(Text)
+
+
 class Similarity(Base):
     """A class-similarity matrix, stored once per (base model, templates, names)."""
 
@@ -159,6 +188,7 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(Json)  # zero_shot and tuned evaluations
     model_id: Mapped[str | None] = mapped_column(String(320))  # of the finished model
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest is claimed first
+    dataset: Mapped[dict[str, Any] | None] = mapped_column(Json)  # fingerprint and split, once the images are checked
     # the lease
     fence: Mapped[int] = mapped_column(default=0)  # number of the last claim; every later write carries it
     worker: Mapped[str | None] = mapped_column(String(256))
