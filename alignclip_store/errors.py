@@ -3,13 +3,14 @@
 StoreError
 ├── RowNotFound          no such row of this owner
 │   ├── JobNotFound, FileNotFound, ModelNotFound, SimilarityNotFound
-│   ├── WebhookNotFound, AliasNotFound
+│   ├── WebhookNotFound, AliasNotFound, UploadNotFound, EvaluationNotFound
 │   ├── KeyNotFound
 │   └── EventNotFound, CheckpointNotFound    also for an unknown `after` of a list
 ├── JobNotReady          asked for a result before there is one
 ├── IllegalTransition    the job's status does not allow it
 ├── DatasetRejected      a reference that may not be read, or an archive that may not be unpacked
 ├── ArtifactMissing      a row names files that are not there
+├── UploadRefused        an upload that is over, or parts that are not the whole
 ├── FileInUse            a job that has not finished needs the file
 ├── CheckpointInUse      a job that has not finished goes on from the checkpoint
 ├── ModelInUse           an alias points to the model
@@ -60,6 +61,14 @@ class AliasNotFound(RowNotFound):
     code = "alias_not_found"
 
 
+class EvaluationNotFound(RowNotFound):
+    code = "evaluation_not_found"
+
+
+class UploadNotFound(RowNotFound):
+    code = "upload_not_found"
+
+
 class KeyNotFound(RowNotFound):
     code = "api_key_not_found"
 
@@ -86,6 +95,10 @@ class DatasetRejected(StoreError):
 
 class ArtifactMissing(StoreError):
     code = "artifact_missing"
+
+
+class UploadRefused(StoreError):
+    code = "upload_refused"
 
 
 class FileInUse(StoreError):

@@ -12,6 +12,7 @@ from alignclip_store.ids import model_id
 from alignclip_store.job_status import FINISHED
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Alias, Checkpoint, File, Job, Model, Run
+from alignclip_store.uploads import drop_expired_uploads
 
 MAX_ROWS = 100  # of a kind in one transaction; the next one takes the rest
 SWEEP_AFTER = timedelta(hours=1)  # of a run's end: a worker that was stalled may wake and store what it had begun
@@ -20,6 +21,7 @@ SWEEP_AFTER = timedelta(hours=1)  # of a run's end: a worker that was stalled ma
 def drop_expired(session: Session, settings: Settings) -> list[str]:
     """Remove rows that are older than the settings keep them; returns where their files are, to be deleted."""
     return [
+        *drop_expired_uploads(session),
         *_drop_files(session, settings.keep_files_days),
         *_drop_checkpoints(session, settings.keep_checkpoints_days),
         *_drop_models(session, settings.keep_models_days),

@@ -26,6 +26,7 @@ from api.routes import (
     classify,
     embeddings,
     estimate,
+    evaluations,
     explain,
     export,
     files,
@@ -39,6 +40,7 @@ from api.routes import (
     queue,
     similarity,
     stream,
+    uploads,
     webhooks,
 )
 
@@ -84,8 +86,10 @@ def create_app(settings: Settings) -> FastAPI:
     # models last: it takes all below its path
     for routes in (
         files,
+        uploads,
         jobs,
         estimate,
+        evaluations,
         options,
         stream,
         queue,
@@ -113,6 +117,8 @@ def create_app_from_environment() -> FastAPI:
 
 def _body_limit(request: Request, settings: Settings) -> int:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if request.url.path.startswith("/v1/uploads/"):
+            return min(settings.max_body_bytes, uploads.MAX_PART_BYTES + MAX_JSON_BYTES)
         if request.url.path.endswith(INFERENCE_ROUTES):
             return min(
                 settings.max_body_bytes, settings.max_images_per_request * settings.max_image_bytes + MAX_JSON_BYTES

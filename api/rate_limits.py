@@ -92,7 +92,7 @@ def kind_of(request: Request) -> RequestKind:
         return "reads"
     if request.url.path.endswith(INFERENCE_ROUTES):
         return "classify"
-    return "uploads" if request.url.path == "/v1/files" else "writes"
+    return "uploads" if request.url.path == "/v1/files" or request.url.path.endswith("/parts") else "writes"
 
 
 def _shared_storage(settings: Settings) -> Storage | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -47,19 +47,25 @@ class DiskParser(MultiPartParser):
             self._files_to_close_on_error.append(named)
 
 
-async def receive_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> AsyncIterator[Upload]:
-    """The one file of a multipart body. The caller is known, and may upload, before the first byte is read."""
-    require_multipart(request)
-    parser = DiskParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS)
-    parser.folder = resources.uploads_folder
-    form = await parse_form(parser)
-    try:
-        yield await run_in_threadpool(_describe, form)
-    finally:
-        await form.close()
+def receive(field: str) -> Callable[..., AsyncIterator[Upload]]:
+    """A dependency: the one file of a multipart body, in this field of the form."""
+
+    async def receive_upload(request: Request, caller: CallerDep, resources: ResourcesDep) -> AsyncIterator[Upload]:
+        """The caller is known, and may upload, before the first byte is read."""
+        require_multipart(request)
+        parser = DiskParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS)
+        parser.folder = resources.uploads_folder
+        form = await parse_form(parser)
+        try:
+            yield await run_in_threadpool(_describe, form, field)
+        finally:
+            await form.close()
+
+    return receive_upload
 
 
-UploadDep = Annotated[Upload, Depends(receive_upload)]
+UploadDep = Annotated[Upload, Depends(receive("file"))]
+PartDep = Annotated[Upload, Depends(receive("data"))]
 
 
 def require_multipart(request: Request) -> None:
@@ -77,10 +83,10 @@ async def parse_form(parser: MultiPartParser) -> FormData:
         raise RequestInvalid(f"The multipart body cannot be read: {error.message}", code="invalid_multipart") from error
 
 
-def _describe(form: FormData) -> Upload:
-    file = form.get("file")
+def _describe(form: FormData, field: str) -> Upload:
+    file = form.get(field)
     if not isinstance(file, UploadFile):
-        raise RequestInvalid("The form has no file in its field `file`.", param="file")
+        raise RequestInvalid(f"The form has no file in its field `{field}`.", param=field)
     file.file.flush()
     path = Path(file.file.name or "")
     with path.open("rb") as content:

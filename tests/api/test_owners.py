@@ -15,8 +15,12 @@ BODIES = {  # of the routes that look at their body before they look for the id
     "interpolate_model": {"alpha": 0.5},
     "set_alias": {"model": "ft:nothing"},
     "embed": {"input": "cat"},
+    "complete_upload": {"part_ids": ["part-none"]},
 }
-FORMS = {"explain_image": {"files": {"image": b"hello"}, "data": {"label": "cat"}}}
+FORMS = {
+    "explain_image": {"files": {"image": b"hello"}, "data": {"label": "cat"}},
+    "add_upload_part": {"files": {"data": b"hello"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,19 @@ def ids(theirs, archive):
         row.created_at = database_now(session)
         session.add(row)
     service.http.put("/v1/aliases/theirs", json={"model": model})
-    found = {"file_id": file_id, "job_id": job_id, "model": model, "key_id": key["id"], "webhook_id": webhook_id}
-    return found | {"name": "theirs", "checkpoint_id": "ckpt-theirs"}
+    grid = {"protocol": "few_shot", "dataset": file_id, "methods": ["finetune"], "model": "tiny"}
+    evaluation_id = service.http.post("/v1/evaluations", json=grid).json()["id"]
+    announced = {"filename": "a.zip", "purpose": "fine-tune", "bytes": 9, "mime_type": "application/zip"}
+    upload_id = service.http.post("/v1/uploads", json=announced).json()["id"]
+    found = {
+        "upload_id": upload_id,
+        "file_id": file_id,
+        "job_id": job_id,
+        "model": model,
+        "key_id": key["id"],
+        "webhook_id": webhook_id,
+    }
+    return found | {"name": "theirs", "checkpoint_id": "ckpt-theirs", "evaluation_id": evaluation_id}
 
 
 @pytest.fixture(scope="module")
