@@ -40,11 +40,13 @@ from alignclip_store.stale import ENDED, PAUSED, WAITING, jobs_to_wake, reap
 from alignclip_store.tables import Checkpoint, Job, Metric, Run
 from alignclip_store.upsert import insert_or_replace
 from alignclip_store.webhooks import announce_end
+from alignclip_store.workers import record_life
 
 __all__ = [
     "Claim", "NewModel", "Outcome", "Wish", "WorkerIdentity", "claim_next", "claimed_job", "finish",
     "forget_checkpoint", "heartbeat", "jobs_to_wake", "latest_checkpoint", "pause", "reap", "record_checkpoint",
-    "record_event", "record_log", "record_metrics", "record_phase", "release", "start_training", "wish_of",
+    "record_dataset", "record_event", "record_log", "record_metrics", "record_phase", "release", "start_training",
+    "wish_of",
 ]  # fmt: skip
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
@@ -119,6 +121,7 @@ def claim_next(
         num_devices=identity.num_devices,
     )
     session.add(run)
+    record_life(session, identity, answered=True)
     claim = Claim(job_id=job.id, owner=job.owner, fence=job.fence, run_id=run.id)
     session.flush()
     _say(session, claim, "info", f"Validating files (run {job.fence}).", data={"run": run.id, "worker": identity.name})
@@ -140,6 +143,11 @@ def start_training(session: Session, claim: Claim) -> None:
 def record_phase(session: Session, claim: Claim, phase: str) -> None:
     """The finer state, in a word of the trainer's."""
     update_claimed_job(session, claim, phase=phase)
+
+
+def record_dataset(session: Session, claim: Claim, dataset: Mapping[str, Any]) -> None:
+    """What the images were and how they were split, as found by this run: an earlier one's gives way."""
+    update_claimed_job(session, claim, dataset=dict(dataset))
 
 
 def record_event(

@@ -46,6 +46,16 @@ class QueuePlace(BaseModel):
     estimated_start: int | None = Field(description="Null while no worker is known.")
 
 
+class DatasetSummary(BaseModel):
+    """What a job trains on."""
+
+    fingerprint: str = Field(description="Of the images, their labels, domains and splits; wherever they lie.")
+    validation_fingerprint: str | None = Field(description="Of a validation set that was given.")
+    num_images: int
+    parts: dict[str, int] = Field(description="Images that train, validate, are evaluated or take no part.")
+    split_sha256: str = Field(description="Of the list at links.split: equal splits have equal digests.")
+
+
 class JobAnswer(BaseModel):
     """A fine-tuning job."""
 
@@ -85,6 +95,7 @@ class JobAnswer(BaseModel):
     test_domains: list[str]
     templates: list[str]
     result: dict[str, Any] | None = Field(description="Accuracy before (zero_shot) and after (tuned), by group.")
+    dataset: DatasetSummary | None = Field(description="Null until the images are checked.")
     similarity: SimilarityLink
     links: dict[str, str]
 
@@ -125,9 +136,11 @@ class JobAnswer(BaseModel):
             test_domains=config["test_domains"],
             templates=config["templates"],
             result=job.result,
+            dataset=DatasetSummary.model_validate(job.dataset) if job.dataset else None,
             similarity=SimilarityLink(id=job.similarity_id, sha256=similarity_sha256, url=f"{url}/similarity"),
             links={
-                name: f"{url}/{name}" for name in ("events", "checkpoints", "runs", "logs", "metrics", "similarity")
+                name: f"{url}/{name}"
+                for name in ("events", "checkpoints", "runs", "logs", "metrics", "similarity", "split")
             },
         )
 

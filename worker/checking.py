@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import BadImage, check_images
+from alignclip_core.dataset.fingerprint import fingerprint
 from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.dataset.listing import leave_out, read_staged
 from alignclip_core.dataset.splits import Split, split_dataset
@@ -21,27 +22,39 @@ NUM_LISTED_IMAGES = 1000
 PROGRESS_SECONDS = 10.0  # between two events about a long check
 
 
-def check_dataset(run: CurrentRun, config: FinetuneConfig) -> Split:
-    """The split that the trainer will make of the staged folders.
+@dataclass(frozen=True, kw_only=True)
+class CheckedDataset:
+    """The images of a run, all of them good."""
+
+    split: Split  # that the trainer will make of the staged folders
+    fingerprint: str
+    validation_fingerprint: str | None  # of a validation set that was given
+
+
+def check_dataset(run: CurrentRun, config: FinetuneConfig) -> CheckedDataset:
+    """What lies in the run directory, decoded once to the last image.
 
     Raises `ImageRejected` for images that do not decode, unless the config leaves them out, and `DatasetInvalid` when
     what is left does not fit the config.
     """
-    layout = _check_folder(run, run.run_dir.dataset, config, param="training_file")
-    validation = None
+    layout, digest = _check_folder(run, run.run_dir.dataset, config, param="training_file")
+    validation, validation_digest = None, None
     if run.run_dir.has_validation:
-        validation = _check_folder(run, run.run_dir.validation, config, param="validation_file")
-    return split_dataset(layout, config, validation)
+        validation, validation_digest = _check_folder(run, run.run_dir.validation, config, param="validation_file")
+    split = split_dataset(layout, config, validation)
+    return CheckedDataset(split=split, fingerprint=digest, validation_fingerprint=validation_digest)
 
 
-def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, param: str) -> DatasetLayout:
+def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, param: str) -> tuple[DatasetLayout, str]:
+    """The layout of the good images, and their fingerprint."""
     min_classes = 2 if param == "training_file" else 1
     layout = read_staged(folder, min_classes=min_classes)
     settings = run.settings
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    bad = check_images(folder, layout.samples, limits, Progress(run))
+    digests: dict[str, str] = {}
+    bad = check_images(folder, layout.samples, limits, Progress(run), digests)
     if not bad:
-        return layout
+        return layout, fingerprint(layout.samples, digests)
     data = {"num_bad_images": len(bad), "files": [asdict(image) for image in bad[:NUM_LISTED_IMAGES]]}
     if not config.skip_bad_images:
         run.record_event("error", f"{len(bad)} of {len(layout.samples)} images cannot be used.", data)
@@ -51,7 +64,8 @@ def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, para
         )
     leave_out(folder, {image.path for image in bad})
     run.record_event("warn", f"{_count(bad, layout)} cannot be used and are left out: {_named(bad)}.", data)
-    return read_staged(folder, min_classes=min_classes)
+    layout = read_staged(folder, min_classes=min_classes)
+    return layout, fingerprint(layout.samples, digests)
 
 
 class Progress:

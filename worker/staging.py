@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 from sqlalchemy.orm import Session
 
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.fingerprint import count_parts, split_manifest, split_sha256
 from alignclip_core.errors import ArtifactCorrupt
 from alignclip_core.run_dir import ClassSimilarity
 from alignclip_store import runs
@@ -17,7 +20,7 @@ from alignclip_store.errors import ArtifactMissing
 from alignclip_store.runs import latest_checkpoint
 from alignclip_store.similarities import get_similarity
 from alignclip_store.tables import Checkpoint, Job
-from worker.checking import check_dataset
+from worker.checking import CheckedDataset, check_dataset
 from worker.current_run import CurrentRun
 from worker.dataset_staging import stage_dataset
 from worker.storage import storage
@@ -41,7 +44,9 @@ def stage(run: CurrentRun) -> int | None:
     run.record_phase("fetching_files")
     _fetch_files(run, job)
     run.record_phase("checking_images")
-    split = check_dataset(run, config)
+    checked = check_dataset(run, config)
+    _record_dataset(run, checked)
+    split = checked.split
     run.record_event("info", f"{len(split.samples):,} images are good: {len(split.train):,} of them train.")
     run.raise_if_stopped()
     return _fetch_checkpoint(run)
@@ -70,6 +75,24 @@ def _fetch_dataset(run: CurrentRun, job: Job, reference: str, target: Path, *, p
         is_streamed = stage_dataset(run, dataset, target, min_classes=min_classes, on_file=_FetchProgress(run))
     if is_streamed:
         run.record_event("info", "The dataset is larger than the cache: its images are fetched while it trains.")
+
+
+def _record_dataset(run: CurrentRun, checked: CheckedDataset) -> None:
+    """Keep with the job what it was trained on, and which image took which part."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "split.json"
+        file.write_text(json.dumps(split_manifest(checked.split)))
+        with storage():
+            uri = run.artifacts.put_file(file, f"{run.artifact_prefix}/split.json")
+    dataset = {
+        "fingerprint": checked.fingerprint,
+        "validation_fingerprint": checked.validation_fingerprint,
+        "num_images": len(checked.split.samples),
+        "parts": count_parts(checked.split),
+        "split_sha256": split_sha256(checked.split),
+        "split_uri": uri,
+    }
+    run.write(lambda session: runs.record_dataset(session, run.claim, dataset))
 
 
 class _FetchProgress:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from alignclip_store import checkpoints, jobs, pausing, similarities, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
-from alignclip_store.errors import EventNotFound, RowNotFound
+from alignclip_store.errors import EventNotFound, JobNotReady, RowNotFound
 from alignclip_store.events import list_events
 from alignclip_store.limits import require_room_in_queue
 from alignclip_store.queue import wake
@@ -160,6 +160,25 @@ def list_job_runs(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> List
     with reading(resources.engine) as session:
         rows = jobs.list_runs(session, owner, job_id)
     return page([RunAnswer.of(row) for row in rows], has_more=False)
+
+
+@router.get(
+    "/{job_id}/split",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"application/json": {"schema": {"type": "object"}}},
+            "description": "Every image and the part it takes: `columns` names the values of a row of `images`.",
+        }
+    },
+)
+def retrieve_job_split(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> Response:
+    """Which images train, which validate, which are evaluated; known once all of them are checked."""
+    with reading(resources.engine) as session:
+        dataset = jobs.get_job(session, owner, job_id).dataset
+    if dataset is None:
+        raise JobNotReady(f"The images of job {job_id!r} are not checked yet.")
+    return stream_artifact(resources.artifacts, dataset["split_uri"], media_type="application/json")
 
 
 @router.get(

@@ -214,3 +214,18 @@ def test_page_that_cannot_be_is_refused_by_name(http, create_job, query):
 
 def found(openai, metadata):
     return [job.id for job in openai.fine_tuning.jobs.list(metadata=metadata)]
+
+
+def test_a_job_tells_its_dataset_once_it_is_checked(service, openai, http, create_job, tmp_path):
+    job = create_job()
+    assert job.dataset is None
+    answer = http.get(f"{JOBS}/{job.id}/split")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "job_not_ready")
+    (tmp_path / "split.json").write_text('{"images": []}')
+    uri = service.artifacts.put_file(tmp_path / "split.json", f"jobs/{job.id}/split.json")
+    dataset = {"fingerprint": "f", "validation_fingerprint": None, "num_images": 2, "parts": {"train": 2}}
+    claim = service.claim(job.id)
+    service.write(runs.record_dataset, claim, dataset | {"split_sha256": "s", "split_uri": uri})
+    told = openai.fine_tuning.jobs.retrieve(job.id)
+    assert told.dataset == dataset | {"split_sha256": "s"}
+    assert http.get(told.links["split"]).json() == {"images": []}

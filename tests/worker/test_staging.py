@@ -146,3 +146,28 @@ def test_a_worker_that_shuts_down_claims_nothing(service, workplace, archive):
     workplace.shutting_down.set()
     tasks.work(workplace)
     assert service.job(job_id).status == "queued"
+
+
+def test_the_datasets_fingerprint_and_split_are_kept_with_the_job(service, queued_job, staged_run, pictures):
+    stage(staged_run)
+    dataset = service.job(queued_job).dataset
+    assert dataset["num_images"] == len(pictures) == sum(dataset["parts"].values())
+    with service.artifacts.open(dataset["split_uri"]) as file:
+        manifest = json.load(file)
+    assert {row[1] for row in manifest["images"]} == set(pictures)
+    assert manifest["sha256"] == dataset["split_sha256"]
+
+
+def test_the_same_images_have_the_same_fingerprint_in_another_form(
+    make_service, tmp_path, pictures, archive, claim_run
+):
+    source = folder_of(tmp_path, pictures, "opened/colours")
+    service = make_service(dataset_roots=[tmp_path / "opened"])
+    found = []
+    for reference in (archive, str(source)):
+        job_id = service.submit(reference, wakes=False)
+        run = claim_run(service)
+        with held_folder(run.run_dir.path):
+            stage(run)
+        found.append({key: value for key, value in service.job(job_id).dataset.items() if key != "split_uri"})
+    assert found[0] == found[1]
