@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Torch, OpenMP and Celery each start a thread per core and then fight for them; two serve a laptop well.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test lint results bench lock clean
+.PHONY: setup demo test test-page screenshots lint results bench lock clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,14 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The page in a real Chromium: $CHROMIUM, the system's, or one that is installed.
+test-page: setup
+	$(BIN)/python -m pytest -m page tests/web
+
+# The same, and docs/screenshots is made anew.
+screenshots: setup
+	PAGE_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m page tests/web
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
 import { get } from "./api.js";
 import { useCallback, useEffect, useRef, useState } from "./html.js";
-import { followJob } from "./stream.js";
+import { followJob, isFinished } from "./stream.js";
 
 const FLUSH_MILLISECONDS = 120; // many messages, one drawing
+const REFRESH_SECONDS = 4; // the stream tells a job when its state changes; its place and its end move in between
 
 /** {data, error, reload} of a function that takes an AbortSignal; asked again when `inputs` change. */
 export function useLoaded(load, inputs) {
@@ -28,27 +29,34 @@ export const useGet = (path) => useLoaded(async (signal) => (path ? get(path, { 
 export function useJob(id) {
   const [turn, setTurn] = useState(0);
   const [state, setState] = useState(EMPTY_JOB);
+  const moving = useRef({}); // what was asked for since the stream last told the job
   useEffect(() => {
     const abort = new AbortController();
     const news = { job: null, events: [], train: [], evaluations: [], timer: null };
     const flush = () => {
       news.timer = null;
       const { job, events, train, evaluations } = news;
-      setState((old) => ({ ...old, job: withStep(job, train), events: [...events], train: [...train], evaluations: [...evaluations] }));
+      setState((old) => ({ ...old, job: withStep({ ...job, ...moving.current }, train), events: [...events], train: [...train], evaluations: [...evaluations] }));
     };
     const onMessage = (name, data) => {
-      if (name === "job") news.job = data;
+      if (name === "job") [news.job, moving.current] = [data, {}];
       else if (name === "event") news.events.push(data);
       else (data.kind === "train" ? news.train : news.evaluations).push(data);
       if (news.job) news.timer ??= setTimeout(flush, FLUSH_MILLISECONDS);
     };
-    const onConnection = (isConnected) => setState((old) => ({ ...old, isConnected }));
+    const onConnection = (isConnected) => setState((old) => ({ ...old, isConnected, error: null }));
     followJob(id, { signal: abort.signal, onMessage, onConnection }).catch((error) => setState((old) => ({ ...old, error })));
     return () => {
       abort.abort();
       clearTimeout(news.timer);
     };
   }, [id, turn]);
+  useEvery(REFRESH_SECONDS, async () => {
+    if (!state.job || isFinished(state.job)) return;
+    const { queue, estimated_finish } = await get(`/fine_tuning/jobs/${encodeURIComponent(id)}`).catch(() => state.job);
+    moving.current = { queue, estimated_finish };
+    setState((old) => ({ ...old, job: { ...old.job, ...moving.current } }));
+  });
   return { ...state, restart: useCallback(() => setTurn((old) => old + 1), []) };
 }
 

@@ -11,9 +11,10 @@ const MOST_TABLE_ROWS = 40;
 
 /**
  * `lines`: [{label, colour, points: [[step, value]], isDashed}]; `format` writes a value, `axisFormat` one on the axis; `sync` names charts whose
- * pointers move together. Without a point it says `empty`.
+ * pointers move together. Without a point it says `empty`. `from` is where the values
+ * begin, `until` the last step that will come: lines grow into room that is there from the beginning.
  */
-export function Chart({ lines, label, format = number, axisFormat = format, empty = "Comes with the first numbers.", sync, from }) {
+export function Chart({ lines, label, format = number, axisFormat = format, empty = "Comes with the first numbers.", sync, from, until }) {
   const [box, width] = useWidth();
   const theme = useTheme();
   const plot = useRef(null);
@@ -21,11 +22,11 @@ export function Chart({ lines, label, format = number, axisFormat = format, empt
   const [hidden, setHidden] = useState(new Set());
   const [at, setAt] = useState(null);
   const data = useMemo(() => columns(lines), [lines]);
-  const shape = JSON.stringify([lines.map((line) => [line.label, line.colour, line.isDashed]), theme, sync, from]);
+  const shape = JSON.stringify([lines.map((line) => [line.label, line.colour, line.isDashed]), theme, sync, from, until]);
 
   useLayoutEffect(() => {
     if (!width || !data[0].length) return;
-    const options = { lines, width, axisFormat, sync, from, onPointer: setAt };
+    const options = { lines, width, axisFormat, sync, from, until, onPointer: setAt };
     plot.current = new uPlot(optionsOf(options), data, target.current);
     return () => (plot.current.destroy(), (plot.current = null));
   }, [shape, width > 0, data[0].length > 0]);
@@ -102,7 +103,7 @@ function describe(label, lines, data, format) {
   return `${label} up to step ${data[0].at(-1)}. Last: ${last.map(([name, value]) => `${name} ${format(value)}`).join(", ")}`;
 }
 
-function optionsOf({ lines, width, axisFormat, sync, from, onPointer }) {
+function optionsOf({ lines, width, axisFormat, sync, from, until, onPointer }) {
   const axis = {
     stroke: colourOf("--ink-soft"),
     font: "12px Inter, system-ui, sans-serif",
@@ -115,7 +116,7 @@ function optionsOf({ lines, width, axisFormat, sync, from, onPointer }) {
     legend: { show: false },
     padding: [8, 10, 0, 0],
     cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false }, sync: sync ? { key: sync } : undefined },
-    scales: { x: { time: false }, y: { range: (_, low, high) => rangeOf(low, high, from) } },
+    scales: { x: { time: false, range: until ? () => [0, until] : undefined }, y: { range: (_, low, high) => rangeOf(low, high, from) } },
     axes: [
       { ...axis, grid: { show: false }, size: 30, space: 64, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
       { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => axisFormat(tick)) },
@@ -140,6 +141,6 @@ function seriesOf(line) {
 
 function rangeOf(low, high, from) {
   if (low == null) return [0, 1];
-  const bottom = from ?? low - 0.06 * (high - low || 1);
-  return [bottom, high + 0.06 * (high - bottom || 1)];
+  const room = Math.max(0.06 * (high - low), 0.05 * Math.abs(high), 1e-6); // a flat line stands in the middle of some
+  return [from ?? low - room, high + room];
 }

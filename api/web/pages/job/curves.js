@@ -19,16 +19,16 @@ export function CurvesTab({ job, train, evaluations }) {
     ${job.result && html`<${Groups} result=${job.result} />`}
     <div class="two">
       <${Card} title="Loss" note="and its three terms, before their weights">
-        <${Chart} lines=${losses} label="Loss" sync=${sync} from=${0} format=${(value) => number(Number(value.toFixed(3)))} />
+        <${Chart} lines=${losses} label="Loss" sync=${sync} until=${job.progress.num_steps} from=${0} format=${(value) => number(Number(value.toFixed(3)))} />
       <//>
       <${Card} title="Accuracy" note="on the held-out images of the trained classes">
-        <${Chart} lines=${accuracies} label="Accuracy" sync=${sync} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
+        <${Chart} lines=${accuracies} label="Accuracy" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
       <//>
       <${Card} title="By domain" note="the averaged weights">
-        <${Chart} lines=${domains} label="Accuracy by domain" sync=${sync} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
+        <${Chart} lines=${domains} label="Accuracy by domain" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
       <//>
       <${Card} title="Training batches" note="accuracy while training">
-        <${Chart} lines=${batchLines(train)} label="Accuracy of the training batches" sync=${sync} format=${percent} axisFormat=${wholePercent} />
+        <${Chart} lines=${batchLines(train)} label="Accuracy of the training batches" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} />
       <//>
     </div>
   </div>`;

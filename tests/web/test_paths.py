@@ -1,0 +1,323 @@
+"""The ways of a person through the page, in their order: one service, one job that is made, watched and used."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+NEW_DOMAIN = "noto"
+UNSEEN = ("boat", "monkey")
+NUM_STEPS = 30
+LONG = 120_000  # milliseconds, for what a trainer does
+SETTINGS = "batch_size = 24\nevaluate_every_steps = 5\ncheckpoint_every_steps = 10"
+
+pytestmark = pytest.mark.page
+
+
+@pytest.fixture(scope="module")
+def job(new_page, service, archive, screenshot) -> dict:
+    """A job that was made on the page, and watched there to its end."""
+    with new_page() as page:
+        fill_new_job(page, archive, name="emoji")
+        page.get_by_role("button", name="Start the job").click()
+        expect(page.get_by_role("heading", name="emoji")).to_be_focused()
+        job_id = re.search(r"ftjob-\w+", page.url).group()
+        expect(page.get_by_text("Running", exact=True)).to_be_visible(timeout=LONG)
+        expect(page.get_by_text(re.compile(rf"Step (1[1-9]|2\d) of {NUM_STEPS}"))).to_be_visible(timeout=LONG)
+        screenshot(page, "job-running")
+        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=LONG)
+        expect(page.get_by_role("img", name=re.compile(rf"Loss up to step {NUM_STEPS}\. Last: Total"))).to_be_visible()
+        assert service.api_key not in page.content()
+    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+
+
+@pytest.fixture(scope="module")
+def other_job(new_page, service, job) -> dict:
+    """One like it by another algorithm; paused, resumed and cancelled on the page."""
+    with new_page() as page:
+        page.goto(f"/#/jobs/{job['id']}")
+        page.get_by_role("link", name="Clone").click()
+        page.get_by_role("radio", name="finetune", exact=False).check()
+        page.get_by_label("Length", exact=True).fill("400")
+        page.get_by_label("Name", exact=True).fill("plain")
+        expect(page.get_by_text("400", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Start the job").click()
+        expect(page.get_by_role("heading", name="plain")).to_be_focused()
+        expect(page.get_by_role("img", name=re.compile(r"^Accuracy up to step [1-9]"))).to_be_visible(timeout=LONG)
+        for button, status in (("Pause", "Paused"), ("Resume", "Running"), ("Cancel", "Cancelled")):
+            page.get_by_role("button", name=button, exact=True).click()
+            expect(page.get_by_text(status, exact=True)).to_be_visible(timeout=LONG)
+        expect(page.get_by_role("button", name="Retry")).to_be_visible()
+        job_id = re.search(r"ftjob-\w+", page.url).group()
+    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+
+
+def fill_new_job(page: Page, archive: bytes, *, name: str) -> None:
+    """From the empty form to the button that starts."""
+    page.goto("/#/new")
+    page.set_input_files("#archive", {"name": "emoji.zip", "mimeType": "application/zip", "buffer": archive})
+    expect(page.get_by_text("Chosen: emoji.zip")).to_be_visible()
+    page.get_by_role("checkbox", name=NEW_DOMAIN).check()
+    for folder in UNSEEN:
+        page.get_by_role("region", name="Classes").get_by_text(folder, exact=True).click()
+    page.get_by_label("Unit of the length").select_option("num_steps")
+    page.get_by_label("Length", exact=True).fill(str(NUM_STEPS))
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_text("More settings").click()
+    page.get_by_label("Hyper-parameters").fill(SETTINGS)
+
+
+def test_a_wrong_key_says_what_to_do_and_a_right_one_is_kept_for_the_tab(new_page, service, screenshot):
+    with new_page(has_key=False, expected="401") as page:
+        page.goto("/")
+        expect(page.get_by_role("heading", name="Welcome")).to_be_focused()
+        screenshot(page, "key")
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("alert")).to_contain_text("Compare it with the file")
+        page.get_by_label("API key").fill(service.api_key)
+        page.get_by_label("API key").press("Enter")
+        expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
+        assert service.api_key not in page.url
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_without_jobs_the_list_teaches_the_first_step(page, screenshot):
+    page.goto("/")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    screenshot(page, "jobs-empty")
+    page.get_by_role("link", name="Make the first job").click()
+    expect(page.get_by_role("heading", name="New job")).to_be_focused()
+
+
+def test_a_broken_archive_is_refused_in_words(new_page):
+    with new_page(expected="400") as page:
+        page.goto("/#/new")
+        page.set_input_files("#archive", {"name": "broken.zip", "mimeType": "application/zip", "buffer": b"no zip"})
+        expect(page.get_by_role("alert")).to_contain_text("broken.zip")
+
+
+def test_the_dataset_report_and_the_estimate_come_before_the_start(page, archive, screenshot):
+    fill_new_job(page, archive, name="emoji")
+    report = page.get_by_role("region", name="What they are")
+    expect(report.get_by_text("Images", exact=True).first).to_be_visible()
+    expect(page.get_by_text(f"{NUM_STEPS}", exact=True)).to_be_visible()
+    screenshot(page, "new-job", full_page=True)
+    page.get_by_text("Class similarity: how near").click()
+    expect(page.get_by_role("application", name=re.compile("Class similarity"))).to_be_visible()
+
+
+def test_a_setting_that_cannot_be_is_told_before_the_start(new_page, archive):
+    with new_page(expected="400") as page:
+        fill_new_job(page, archive, name="emoji")
+        page.get_by_label("Hyper-parameters").fill("smoothing = 0.9")
+        expect(page.get_by_role("region", name="Start").get_by_role("alert")).to_contain_text("between 0 and 0.5")
+        page.get_by_label("Hyper-parameters").fill("smoothing 0.2")
+        expect(page.get_by_role("region", name="Start").get_by_role("alert")).to_contain_text("smoothing = 0.2")
+
+
+def test_a_job_is_made_and_watched_to_its_result(job, page, screenshot):
+    assert (job["status"], job["algorithm"], job["suffix"]) == ("succeeded", "alignclip", "emoji")
+    assert (job["test_domains"], sorted(job["unseen_classes"])) == ([NEW_DOMAIN], sorted(UNSEEN))
+    page.goto(f"/#/jobs/{job['id']}")
+    groups = page.get_by_role("region", name="Accuracy by group")
+    expect(groups.get_by_role("row")).to_have_count(7)  # its head; trained and new domains with three kinds of classes
+    expect(groups).to_contain_text(f"{100 * job['result']['headline']['tuned']:.1f}%")
+    screenshot(page, "job-curves", full_page=True)
+    page.get_by_role("button", name="SLS").click()
+    expect(page.get_by_role("button", name="SLS")).to_have_attribute("aria-pressed", "false")
+    page.get_by_text("Numbers").first.click()
+    expect(page.get_by_role("region", name="Numbers of Loss").get_by_role("row")).to_have_count(NUM_STEPS + 1)
+
+
+def test_classes_tell_what_got_better_and_what_is_taken_for_what(job, page, screenshot):
+    page.goto(f"/#/jobs/{job['id']}/classes")
+    table = page.get_by_role("region", name="Accuracy of each class")
+    trained = 12 - len(UNSEEN)
+    expect(table.get_by_role("row")).to_have_count(1 + trained)
+    page.get_by_label("Images and classes").select_option("test_domains/unseen_classes")
+    expect(table.get_by_role("row")).to_have_count(1 + len(UNSEEN))
+    page.get_by_label("Images and classes").select_option("trained_domains/trained_classes")
+    screenshot(page, "job-classes", full_page=True)
+    matrix = page.get_by_role("application", name=re.compile("Confusion matrix"))
+    matrix.press("ArrowRight")
+    matrix.press("ArrowDown")
+    expect(page.get_by_text(re.compile(r"taken for .*: \d+ of \d+")).first).to_be_visible()
+
+
+def test_mistakes_show_the_five_likeliest_classes_of_both_models(job, page, screenshot):
+    page.goto(f"/#/jobs/{job['id']}/mistakes")
+    expect(page.get_by_role("rowheader", name=re.compile("Mistakes are like the truth"))).to_be_visible()
+    page.get_by_label("Images and classes").select_option("test_domains/trained_classes")
+    first = page.locator("section.card", has=page.locator(".shares")).first
+    expect(first.get_by_role("listitem").nth(4)).to_be_visible()
+    screenshot(page, "job-mistakes")
+
+
+def test_similarities_are_read_by_pointer_and_by_keyboard(job, page, screenshot):
+    page.goto(f"/#/jobs/{job['id']}/similarity")
+    matrix = page.get_by_role("application", name=re.compile("Class similarity, 12 by 12"))
+    page.get_by_label("Sorted by").select_option("name")
+    matrix.press("ArrowRight")
+    matrix.press("ArrowRight")
+    expect(page.get_by_text(re.compile(r"^bird × boat: 0\.\d{3}$"))).to_be_visible()
+    matrix.hover(position={"x": 300, "y": 100})
+    expect(page.get_by_text(re.compile(r"^[\w ]+ × [\w ]+: \d\.\d{3}$"))).to_be_visible()
+    page.get_by_label("Sorted by").select_option("cluster")
+    screenshot(page, "job-similarity", full_page=True)
+
+
+def test_settings_have_the_papers_symbols_and_the_history_its_events(job, page, screenshot):
+    page.goto(f"/#/jobs/{job['id']}/settings")
+    row = page.get_by_role("row", name=re.compile("^layer_alignment_weight"))
+    expect(row).to_contain_text("w_AL")
+    screenshot(page, "job-settings")
+    page.get_by_role("link", name="History").click()
+    expect(page.get_by_text("The model is complete.")).to_be_visible()
+    expect(page.get_by_text(f"Step {NUM_STEPS}").first).to_be_visible()
+    screenshot(page, "job-history")
+
+
+def test_a_job_is_cloned_paused_resumed_and_cancelled(job, other_job):
+    assert (other_job["status"], other_job["algorithm"]) == ("cancelled", "finetune")
+    for name in ("training_file", "model", "test_domains", "unseen_classes", "class_names"):
+        assert other_job[name] == job[name], name
+    assert other_job["hyperparameters"]["layer_alignment_weight"] == 0  # the algorithm's, not the cloned job's
+    assert other_job["hyperparameters"]["global_batch_size"] == 24
+
+
+def test_the_list_shows_jobs_and_leads_to_their_comparison(job, other_job, page, screenshot):
+    page.goto("/")
+    rows = page.get_by_role("list", name="Jobs").get_by_role("listitem")
+    expect(rows.first).to_contain_text("Cancelled")
+    screenshot(page, "jobs")
+    page.get_by_role("checkbox", name="Compare emoji").check()
+    page.get_by_role("checkbox", name="Compare plain").check()
+    page.get_by_role("link", name="Compare 2 jobs").click()
+    expect(
+        page.get_by_role("img", name=re.compile(r"Validation accuracy up to step \d+\. Last: .*emoji"))
+    ).to_be_visible()
+    expect(page.get_by_role("region", name="Results").get_by_role("row")).to_have_count(3)
+    differences = page.get_by_role("region", name="Settings in which they differ")
+    expect(
+        differences.get_by_role("row", name=re.compile("algorithm finetune alignclip|algorithm alignclip finetune"))
+    ).to_be_visible()
+    screenshot(page, "compare", full_page=True)
+
+
+def test_own_pictures_are_classified_with_any_labels_and_explained(job, page, pictures, screenshot):
+    page.goto(f"/#/try?model={job['fine_tuned_model']}")
+    chosen = [next((pictures / "noto" / name).glob("*.png")) for name in ("cat", "boat")]
+    page.set_input_files("#pictures", chosen)
+    for path in chosen:
+        card = page.get_by_role("region", name=path.name)
+        expect(card.get_by_role("heading", name="Zero-shot")).to_be_visible()
+        expect(card.get_by_role("listitem")).to_have_count(10)
+    page.get_by_label("Labels").fill("boat, cat, a rusty bicycle")
+    card = page.get_by_role("region", name=chosen[0].name)
+    expect(card.get_by_role("listitem")).to_have_count(6)
+    expect(card.get_by_text("a rusty bicycle").first).to_be_visible()
+    card.get_by_text("Where it looks").click()
+    expect(card.get_by_role("img", name=re.compile("Attention of the class token, tuned"))).to_be_visible()
+    expect(card.get_by_role("img", name=re.compile("D-V branch"))).to_have_count(2)
+    screenshot(page, "try", full_page=True)
+    page.get_by_label("Labels").fill("cat")
+    expect(page.get_by_role("alert")).to_contain_text("at least two")
+
+
+def test_a_picture_that_is_none_is_named(job, new_page):
+    with new_page(expected="400") as page:
+        page.goto(f"/#/try?model={job['fine_tuned_model']}")
+        page.set_input_files("#pictures", {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"})
+        expect(page.get_by_role("alert")).to_contain_text("notes.png")
+
+
+def test_a_service_that_is_away_is_told_and_found_again(new_page):
+    with new_page(expected="ERR_INTERNET_DISCONNECTED") as page:
+        page.goto("/")
+        expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
+        page.context.set_offline(True)
+        expect(page.get_by_role("alert")).to_contain_text("does not answer")
+        page.context.set_offline(False)
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_job_that_is_not_there_leads_back(new_page):
+    with new_page(expected="404") as page:
+        page.goto("/#/jobs/ftjob-nothing")
+        expect(page.get_by_role("alert")).to_contain_text("ftjob-nothing")
+        page.get_by_role("link", name="To the jobs that are there").click()
+        expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
+
+
+PAGES = (
+    "jobs",
+    "job",
+    "job/classes",
+    "job/mistakes",
+    "job/similarity",
+    "job/settings",
+    "job/history",
+    "new",
+    "try",
+    "compare",
+)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_on_any_page(theme, job, other_job, new_page, screenshot, check_accessibility):
+    with new_page(theme=theme, has_key=False) as page:
+        page.goto("/")
+        expect(page.get_by_label("API key")).to_be_visible()
+        check_accessibility(page)
+    with new_page(theme=theme) as page:
+        for name in PAGES:
+            open_page(page, name, job)
+            check_accessibility(page)
+            if theme == "dark" and name in ("jobs", "job", "job/similarity"):
+                screenshot(page, f"{name.replace('/', '-')}-dark")
+
+
+def test_every_page_fits_a_phone(job, other_job, new_page, screenshot, check_accessibility):
+    with new_page(width=320, height=640) as page:
+        for name in PAGES:
+            open_page(page, name, job)
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 320, f"{name} is {width} pixels wide"
+            if name in ("jobs", "job", "try"):
+                screenshot(page, f"{name}-phone")
+        check_accessibility(page)
+
+
+def open_page(page: Page, name: str, job: dict) -> None:
+    """Go there, and wait until what it loads is there."""
+    parts = name.split("/")
+    place = f"jobs/{job['id']}/{'/'.join(parts[1:])}" if parts[0] == "job" else name
+    page.goto(f"/#/{place}")
+    expect(page.locator("h1")).to_be_visible()
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+def test_everything_is_reached_by_keyboard(job, page):
+    page.goto("/")
+    expect(page.get_by_role("link", name="emoji")).to_be_visible()
+    page.keyboard.press("Shift+Tab")  # the heading has the focus: what stands before it
+    expect(page.get_by_role("button", name="Forget key")).to_be_focused()
+    page.get_by_role("link", name="To the content").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_focused()
+    page.get_by_role("link", name="emoji").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="emoji")).to_be_focused()
+
+
+def test_colours_are_toggled_and_remembered(page):
+    page.goto("/")
+    page.get_by_role("button", name="Use dark colours").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
+    page.reload()
+    expect(page.get_by_role("button", name="Use light colours")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
