@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -12,8 +12,10 @@ from sqlalchemy.orm import Session, aliased
 
 from alignclip_store.database import database_now
 from alignclip_store.job_status import CLAIMED, JobStatus
+from alignclip_store.settings import Settings
 from alignclip_store.tables import Delivery, Job, Metric, Run
 from alignclip_store.waiting import count_jobs
+from alignclip_store.workers import WorkerState, list_workers
 
 MAX_RUNNING_JOBS = 200  # whose step time is looked up
 
@@ -28,9 +30,10 @@ class Summary:
     oldest_waiting_seconds: float  # of a job that nobody has claimed; 0 when none waits
     shortest_lease_seconds: float | None  # until the first lease lapses; below zero the reaper is late. None: none
     step_seconds: Mapping[str, float]  # of jobs that train now, by base model
+    workers: Sequence[WorkerState]
 
 
-def summarise(session: Session) -> Summary:
+def summarise(session: Session, settings: Settings) -> Summary:
     """The numbers as they are now."""
     now = database_now(session)
     outcomes = session.execute(select(Run.outcome, func.count()).group_by(Run.outcome)).tuples()
@@ -44,6 +47,7 @@ def summarise(session: Session) -> Summary:
         oldest_waiting_seconds=(now - oldest).total_seconds() if oldest else 0.0,
         shortest_lease_seconds=(lease - now).total_seconds() if lease else None,
         step_seconds=_step_seconds(session),
+        workers=list_workers(session, settings),
     )
 
 

@@ -11,19 +11,19 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from alignclip_store import tables
 from alignclip_store.claims import CLAIM_ORDER
 from alignclip_store.database import database_now
 from alignclip_store.job_status import CLAIMED, JobStatus
 from alignclip_store.quotas import OVER_QUOTA
 from alignclip_store.speed import STARTUP_SECONDS, measured_speed
 from alignclip_store.tables import Job, Run
-
-SEEN = timedelta(hours=1)  # a worker whose last run ended within is taken to be alive and idle
+from alignclip_store.workers import GONE, node_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A worker process as its runs show it: there is no other register of workers."""
+    """A worker that will take a job sooner or later."""
 
     name: str
     host: str
@@ -123,15 +123,12 @@ def _busy_workers(session: Session, now: datetime, step_seconds: _StepSeconds) -
 
 
 def _idle_workers(session: Session, now: datetime) -> list[Worker]:
-    """Workers that ended a run lately and hold none: one that died with its lease is not among them."""
-    busy = select(Run.worker).where(Run.ended_at.is_(None))
-    statement = (
-        select(Run.worker, Run.host, Run.device)
-        .where(Run.ended_at > now - SEEN, Run.outcome.not_in(("lost", "stopped")), Run.worker.not_in(busy))
-        .distinct()
-        .order_by(Run.worker)
-    )
+    """Workers that gave a sign of life lately and hold no job."""
+    claimed = session.scalars(select(Job.worker).where(Job.status.in_(CLAIMED)))
+    busy = {node_of(str(name)) for name in claimed}
+    rows = session.scalars(select(tables.Worker).where(tables.Worker.seen_at > now - GONE).order_by(tables.Worker.name))
     return [
-        Worker(name=row.worker, host=row.host, device=row.device, job_id=None, owner=None, free_at=now)
-        for row in session.execute(statement)
+        Worker(name=row.name, host=row.host, device=row.device, job_id=None, owner=None, free_at=now)
+        for row in rows
+        if row.name not in busy
     ]

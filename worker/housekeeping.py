@@ -12,6 +12,7 @@ from alignclip_store.artifacts import ArtifactStore, uri_of
 from alignclip_store.database import reading, transaction
 from alignclip_store.retention import drop_expired, is_named, mark_ended_runs
 from alignclip_store.settings import Settings
+from alignclip_store.workers import forget_gone_workers
 
 log = structlog.get_logger()
 
@@ -31,6 +32,8 @@ def keep_house(engine: Engine, artifacts: ArtifactStore, settings: Settings) -> 
         if not uris:
             break
     num_deleted += sweep_ended_runs(engine, artifacts)
+    with transaction(engine) as session:
+        forget_gone_workers(session)
     num_leftovers = artifacts.sweep_leftovers(LEFTOVER_SECONDS)
     log.info("house_kept", num_deleted=num_deleted, num_leftovers=num_leftovers)
     return num_deleted

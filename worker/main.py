@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from celery import Task
-from celery.signals import setup_logging, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_shutting_down
 
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import create_engine
@@ -25,6 +25,7 @@ from worker import tasks
 from worker.adoption import may_be_adopted
 from worker.current_run import Workplace
 from worker.lease import check_intervals
+from worker.life import Life
 from worker.run_folders import sweep_run_dirs
 from worker.shutdown import ShutdownFlag
 
@@ -39,7 +40,25 @@ shutting_down = ShutdownFlag()  # made before the fork: the main process sets it
 def work(task: Task, job_id: str) -> None:
     """Answer a wake-up. The id in it is a hint for the log: the oldest queued job is the one that runs."""
     log.info("woken", job_id=job_id)
+    life(task.request.hostname).tell(answered=True)
     tasks.work(workplace(task.request.hostname))
+    life(task.request.hostname).tell(answered=True)
+
+
+@functools.cache
+def life(node: str) -> Life:
+    """The entry of this process in the register of workers."""
+    return Life(create_engine(settings), identity_of(node))
+
+
+def identity_of(node: str) -> WorkerIdentity:
+    """Who this process is."""
+    return WorkerIdentity(
+        name=f"{node}/{os.getpid()}",
+        host=socket.gethostname(),
+        device=describe_device(),
+        num_devices=len(settings.gpus.split(",")) if settings.gpus is not None else 1,
+    )
 
 
 @functools.cache
@@ -55,12 +74,7 @@ def workplace(node: str) -> Workplace:
         settings=settings,
         engine=engine,
         artifacts=ArtifactStore(settings.artifacts_location),
-        identity=WorkerIdentity(
-            name=f"{node}/{os.getpid()}",
-            host=socket.gethostname(),
-            device=describe_device(),
-            num_devices=len(settings.gpus.split(",")) if settings.gpus is not None else 1,
-        ),
+        identity=identity_of(node),
         shutting_down=shutting_down,
     )
 
@@ -84,6 +98,13 @@ def _configure_logging(**_: Any) -> None:
     configure_logging()
 
 
+def _begin_life(sender: str, **_: Any) -> None:
+    """In a pool child, after the fork."""
+    living = life(sender)
+    living.start()
+    worker_process_shutdown.connect(lambda **_: living.end(), weak=False)
+
+
 def _announce_shutdown(**_: Any) -> None:
     shutting_down.set()
 
@@ -91,3 +112,4 @@ def _announce_shutdown(**_: Any) -> None:
 app.task(work, name=WORK_TASK, bind=True)
 setup_logging.connect(_configure_logging)
 worker_shutting_down.connect(_announce_shutdown)
+worker_process_init.connect(_begin_life)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
 import structlog
 
@@ -15,6 +16,7 @@ from alignclip_store.runs import Claim
 from worker.adoption import adopt_finished_model
 from worker.current_run import AWAY_ERRORS, CurrentRun, Workplace
 from worker.faults import die_if_told
+from worker.gpus import memory_not_returned, read_gpus
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import DATABASE_AWAY, DISK_FULL, PASSING_CODES, STOPPED, STORAGE_FAILED, Outcome, RunStopped
@@ -141,15 +143,31 @@ def _stage_train_publish(run: CurrentRun) -> Outcome:
     run.raise_if_stopped()
     run.write(lambda session: runs.start_training(session, run.claim))
     uploads = Uploads(run, stored_step=resumed_step)
+    gpus = read_gpus()
     try:
         trainer = Trainer(run.run_dir, run.settings)
         outcome = Supervisor(run, trainer, uploads).supervise()
     finally:
         uploads.finish()
+    if outcome.kind in ("cancelled", "paused") and gpus:
+        _tell_of_gpu_memory(run, memory_not_returned(gpus))
     if outcome.kind != "succeeded":
         return outcome
     die_if_told("after_training")
     return publish_model(run)
+
+
+def _tell_of_gpu_memory(run: CurrentRun, left: Mapping[int, int]) -> None:
+    """Whether the memory that the stopped trainer held is back."""
+    if not left:
+        run.record_event("info", "The trainer's process group is gone and its GPU memory is back.")
+        return
+    devices = ", ".join(f"{num_bytes / 2**20:,.0f} MiB on GPU {index}" for index, num_bytes in sorted(left.items()))
+    run.record_event(
+        "warn",
+        f"The trainer's process group is gone, but more GPU memory is used than before it began: {devices}. Another "
+        "process may have taken it; nvidia-smi on the worker's machine shows which.",
+    )
 
 
 def _storage_failed(error: OSError) -> Outcome:

@@ -5,7 +5,8 @@ With several API processes each tells the same of jobs and runs: take the maximu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fastapi import APIRouter, Request, Response, Security, params
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -16,6 +17,7 @@ from alignclip_store.database import reading
 from alignclip_store.job_status import JobStatus
 from alignclip_store.settings import Settings
 from alignclip_store.summary import Summary, summarise
+from alignclip_store.workers import STATUSES, WorkerState
 from api.dependencies import ResourcesDep, get_caller
 
 router = APIRouter(tags=["health"])
@@ -38,7 +40,7 @@ def access(settings: Settings) -> list[params.Depends]:
 def read_metrics(request: Request, resources: ResourcesDep) -> Response:
     """Queue, jobs, runs, leases and step times of all owners; requests and classifications of this process."""
     with reading(resources.engine) as session:
-        summary = summarise(session)
+        summary = summarise(session, resources.settings)
     registry = CollectorRegistry()
     registry.register(_Families(_families(summary)))
     content = generate_latest(registry) + generate_latest(request.app.state.measurements.registry)
@@ -67,7 +69,24 @@ def _families(summary: Summary) -> Iterator[Metric]:
             summary.shortest_lease_seconds,
         )
     yield _labelled("alignclip_step_seconds", "Step time of running jobs.", "base_model", summary.step_seconds)
+    workers = Counter(worker.status for worker in summary.workers)
+    counts = {status: float(workers[status]) for status in STATUSES}
+    yield _labelled("alignclip_workers", "Workers; silent: alive, and leaves a job waiting.", "status", counts)
+    yield from _gpu_memory(summary.workers)
     yield _gauge("alignclip_webhook_deliveries_due", "Webhook messages to be sent.", summary.num_deliveries_due)
+
+
+def _gpu_memory(workers: Sequence[WorkerState]) -> Iterator[Metric]:
+    """As the workers' machines last told; nothing where there is no GPU."""
+    living = [worker for worker in workers if worker.status != "gone"]
+    places = {(worker.host, str(gpu["index"])): gpu for worker in living for gpu in worker.gpus}
+    for kind in ("used", "total"):
+        name = f"alignclip_gpu_memory_{kind}_bytes"
+        family = GaugeMetricFamily(name, f"GPU memory, {kind}, by NVML.", labels=["host", "gpu"])
+        for place, gpu in sorted(places.items()):
+            family.add_metric(place, gpu[f"{kind}_bytes"])
+        if places:
+            yield family
 
 
 def _gauge(name: str, description: str, value: float) -> Metric:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from alignclip_store.database import reading
-from alignclip_store.waiting import Place, Worker, count_jobs, view_queue
-from api.answers import seconds_or_none
+from alignclip_store.waiting import Place, count_jobs, view_queue
+from alignclip_store.workers import WorkerState, WorkerStatus, list_workers
+from api.answers import seconds, seconds_or_none
 from api.dependencies import OwnerDep, ResourcesDep
 
 router = APIRouter(prefix="/v1/queue", tags=["queue"])
@@ -27,14 +29,29 @@ class QueuedJob(BaseModel):
         return cls(id=job_id, position=place.position, estimated_start=seconds_or_none(place.estimated_start_at))
 
 
+class GpuAnswer(BaseModel):
+    """Memory of one GPU of a worker's machine, as it last told."""
+
+    index: int
+    name: str
+    used_bytes: int
+    total_bytes: int
+
+
 class WorkerAnswer(BaseModel):
-    """A worker as its runs show it."""
+    """A worker by its signs of life."""
 
     worker: str
     host: str
     device: str
-    status: Literal["busy", "idle"] = Field(description="idle: it ended a run within the last hour and has none now.")
+    status: WorkerStatus = Field(
+        description="silent: its process runs, but it leaves a job waiting that it could claim, or its lease lapsed. "
+        "gone: no sign of life for a minute."
+    )
     job_id: str | None = Field(description="Null also for a job of another owner.")
+    last_seen: int = Field(description="Its last sign of life.")
+    last_answer: int = Field(description="When it last took a wake-up.")
+    gpus: list[GpuAnswer]
 
 
 class QueueAnswer(BaseModel):
@@ -54,20 +71,25 @@ def retrieve_queue(owner: OwnerDep, resources: ResourcesDep) -> QueueAnswer:
     with reading(resources.engine) as session:
         queue = view_queue(session)
         counts = count_jobs(session, owner)
+        workers = list_workers(session, resources.settings)
+    own_jobs = {worker.job_id for worker in queue.workers if worker.owner == owner}
     return QueueAnswer(
         jobs=counts,
         num_waiting=len(queue.places),
         next_start=seconds_or_none(queue.next_start_at),
         waiting=[QueuedJob.of(job_id, place) for job_id, place in queue.places.items() if place.owner == owner],
-        workers=[_answer(worker, owner) for worker in queue.workers],
+        workers=[_answer(worker, own_jobs) for worker in workers],
     )
 
 
-def _answer(worker: Worker, owner: str) -> WorkerAnswer:
+def _answer(worker: WorkerState, own_jobs: Set[str | None]) -> WorkerAnswer:
     return WorkerAnswer(
         worker=worker.name,
         host=worker.host,
         device=worker.device,
-        status="idle" if worker.job_id is None else "busy",
-        job_id=worker.job_id if worker.owner == owner else None,
+        status=worker.status,
+        job_id=worker.job_id if worker.job_id in own_jobs else None,
+        last_seen=seconds(worker.seen_at),
+        last_answer=seconds(worker.answered_at),
+        gpus=[GpuAnswer(**gpu) for gpu in worker.gpus],
     )

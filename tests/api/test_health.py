@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_ready_with_database_and_broker(start_service, valkey_url):
     ready = start_service(broker_url=valkey_url).http.get("/readyz")
-    expected = {"status": "ready", "database": "ok", "db_schema": "current", "broker": "ok"}
+    expected = {"status": "ready", "database": "ok", "db_schema": "current", "broker": "ok", "silent_workers": 0}
     assert (ready.status_code, ready.json()) == (200, expected)
 
 

@@ -2,10 +2,15 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 
 from alignclip_store import runs
+from alignclip_store.database import transaction
+from alignclip_store.tables import Event, Worker
+from alignclip_store.workers import forget_worker, record_life
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,29 @@ def test_waiting_jobs_have_places_by_priority_and_age(lonely_service, submit):
     assert [job.queue["position"] for job in listed] == [1, 3, 2]
 
 
+def test_a_worker_that_lives_and_leaves_a_job_waiting_is_named(lonely_service, submit):
+    identity = runs.WorkerIdentity(name="mute@host/7", host="host", device="cpu")
+    gpus = [{"index": 0, "name": "NVIDIA Test", "used_bytes": 2**20, "total_bytes": 2**34}]
+    lonely_service.write(record_life, identity, gpus=gpus, answered=True)
+    job = submit()
+    later = datetime.now(UTC) - timedelta(minutes=10)
+    (worker,) = read_queue(lonely_service)["workers"]
+    assert (worker["worker"], worker["status"], worker["gpus"]) == ("mute@host", "idle", gpus)
+    with transaction(lonely_service.engine) as session:  # ten minutes pass, in which only its process gives signs
+        session.execute(update(Event).where(Event.job_id == job.id).values(created_at=later))
+        session.execute(update(Worker).values(answered_at=later - timedelta(minutes=1)))
+    (worker,) = read_queue(lonely_service)["workers"]
+    assert worker["status"] == "silent"
+    assert worker["last_answer"] < worker["last_seen"]
+    ready = lonely_service.http.get("/readyz").json()
+    assert (ready["status"], ready["silent_workers"]) == ("degraded", 1)
+    metrics = lonely_service.http.get("/metrics").text
+    assert 'alignclip_workers{status="silent"} 1.0' in metrics
+    assert 'alignclip_gpu_memory_used_bytes{gpu="0",host="host"} 1.048576e+06' in metrics
+    lonely_service.write(forget_worker, "mute@host/7")
+    assert "gpu_memory" not in lonely_service.http.get("/metrics").text, "no GPU, no number"
+
+
 def test_starts_are_estimated_from_what_the_workers_have_before_them(lonely_service, submit):
     running = submit()
     claim = lonely_service.claim(running.id)
@@ -65,3 +93,8 @@ def test_starts_are_estimated_from_what_the_workers_have_before_them(lonely_serv
     lonely_service.write(runs.finish, claim, "cancelled")
     (worker,) = read_queue(lonely_service)["workers"]
     assert (worker["status"], worker["job_id"]) == ("idle", None)
+    with transaction(lonely_service.engine) as session:
+        session.execute(update(Worker).values(seen_at=datetime.now(UTC) - timedelta(minutes=2)))
+    queue = read_queue(lonely_service)
+    assert [worker["status"] for worker in queue["workers"]] == ["gone"]
+    assert queue["waiting"][0]["estimated_start"] is None

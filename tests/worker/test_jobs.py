@@ -1,6 +1,7 @@
 """What one living worker does with jobs, from wake-up to end. It and the reaper are processes; so is each trainer."""
 
 import hashlib
+import time
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from alignclip_store.models import get_model
 from alignclip_store.runs import WorkerIdentity, claim_next, finish, reap
 from alignclip_store.similarities import get_similarity
 from alignclip_store.tables import Job
+from alignclip_store.workers import list_workers
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,24 @@ def test_the_newest_and_the_best_checkpoints_are_kept(running_service, finished_
     prefix = newest.artifact_uri.rpartition("/")[0]
     folders = {path.name for path in running_service.artifacts.local_path(prefix).iterdir()}
     assert folders == {f"step-{checkpoint.step:06d}" for checkpoint in checkpoints}
+
+
+def test_a_worker_is_in_the_register_as_long_as_it_runs(service):
+    def workers():
+        with reading(service.engine) as session:
+            return [(worker.name.partition("@")[0], worker.status) for worker in list_workers(session, service.settings)]
+
+    def wait_for(expected):
+        deadline = time.monotonic() + 60
+        while workers() != expected:
+            assert time.monotonic() < deadline, (workers(), service.logs())
+            time.sleep(0.1)
+
+    worker = service.start_worker("mayfly")
+    wait_for([("mayfly", "idle")])
+    worker.terminate()
+    worker.wait(60)
+    wait_for([])
 
 
 def test_a_finished_run_leaves_its_log_and_nothing_on_the_worker(running_service, finished_job):
