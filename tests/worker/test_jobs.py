@@ -64,7 +64,8 @@ def test_the_newest_and_the_best_checkpoints_are_kept(running_service, finished_
 def test_a_worker_is_in_the_register_as_long_as_it_runs(service):
     def workers():
         with reading(service.engine) as session:
-            return [(worker.name.partition("@")[0], worker.status) for worker in list_workers(session, service.settings)]
+            found = list_workers(session, service.settings)
+        return [(worker.name.partition("@")[0], worker.status) for worker in found]
 
     def wait_for(expected):
         deadline = time.monotonic() + 60
