@@ -21,6 +21,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 from sqlalchemy import Engine, make_url
 
 from alignclip_store.database import create_engine, migrate
@@ -42,6 +44,22 @@ def _own_environment() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("ALIGNCLIP_") and name != POSTGRES_URL_VARIABLE]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3FileSystem]:
+    """A real S3 server in a thread, empty; the environment points to it, and so do processes that are started."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        yield S3FileSystem(use_listings_cache=False)
+        S3FileSystem.clear_instance_cache()
+    server.stop()
 
 
 @pytest.fixture

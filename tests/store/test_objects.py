@@ -1,14 +1,12 @@
 """Datasets below URLs: a real S3 server in a thread, and what may not be reached."""
 
 import io
-import os
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 from sqlalchemy import Engine
 
@@ -21,31 +19,15 @@ from alignclip_store.settings import Settings
 FILES = {"cat/1.jpg": b"cat", "dog/1.jpg": b"dog dog", ".hidden/x.jpg": b"x"}
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3FileSystem]:
-    """An S3 server with the pictures in the bucket `opened`, and a bucket `secret`; the environment points to it."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
-    given |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        S3FileSystem.clear_instance_cache()
-        fs = S3FileSystem(use_listings_cache=False)
-        for bucket in ("opened", "secret"):
-            fs.mkdir(bucket)
-            for name, content in FILES.items():
-                fs.pipe_file(f"{bucket}/pets/{name}", content)
-        fs.pipe_file("opened/shards/pets-0.tar", shard())
-        fs.pipe_file("opened/pets-private/cat/1.jpg", b"private")
-        yield fs
-    finally:
-        S3FileSystem.clear_instance_cache()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        server.stop()
+@pytest.fixture(scope="module", autouse=True)
+def buckets(s3: S3FileSystem) -> None:
+    """Pictures in the buckets `opened` and `secret`."""
+    for bucket in ("opened", "secret"):
+        s3.mkdir(bucket)
+        for name, content in FILES.items():
+            s3.pipe_file(f"{bucket}/pets/{name}", content)
+    s3.pipe_file("opened/shards/pets-0.tar", shard())
+    s3.pipe_file("opened/pets-private/cat/1.jpg", b"private")
 
 
 @pytest.fixture
@@ -79,7 +61,6 @@ def shard() -> bytes:
 
 
 def test_a_bucket_is_listed_and_fetched(
-    s3: S3FileSystem,
     open_reference: Callable[[str], Dataset],
     artifacts: ArtifactStore,
     settings: Settings,
@@ -96,7 +77,7 @@ def test_a_bucket_is_listed_and_fetched(
 
 
 def test_an_object_of_a_bucket_is_at_a_presigned_url_for_those_without_credentials(
-    s3: S3FileSystem, open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings
+    open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings
 ) -> None:
     with open_files(open_reference("s3://opened/pets"), artifacts, settings) as files:
         place = files.locate("dog/1.jpg")
@@ -105,7 +86,7 @@ def test_an_object_of_a_bucket_is_at_a_presigned_url_for_those_without_credentia
 
 
 def test_members_of_shards_in_a_bucket_are_files_with_a_place(
-    s3: S3FileSystem, open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings
+    open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings
 ) -> None:
     for reference, top in (("s3://opened/shards", "pets-0.tar/"), ("s3://opened/shards/pets-0.tar", "")):
         with open_files(open_reference(reference), artifacts, settings) as files:
@@ -120,7 +101,7 @@ def test_members_of_shards_in_a_bucket_are_files_with_a_place(
 
 
 def test_what_is_not_there_is_refused(
-    s3: S3FileSystem, open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings
+    open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings
 ) -> None:
     for reference in ("s3://opened/pets/none", "s3://opened/pets/none.tar"):
         with pytest.raises(DatasetRejected, match=r"nothing at|cannot be read"):
@@ -128,7 +109,6 @@ def test_what_is_not_there_is_refused(
 
 
 def test_a_bucket_over_the_limits_is_refused(
-    s3: S3FileSystem,
     open_reference: Callable[[str], Dataset],
     artifacts: ArtifactStore,
     make_settings: Callable[..., Settings],

@@ -12,6 +12,7 @@ from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.listing import listing_file, read_staged
 from alignclip_core.errors import DatasetInvalid
 from alignclip_core.images import DEFAULT_LIMITS
+from alignclip_store.queue import wake
 from worker.run_folders import held_folder
 from worker.staging import stage
 
@@ -82,3 +83,18 @@ def test_a_listing_that_is_none_is_refused(tmp_path):
     (tmp_path / "dataset.json").write_text('{"format_version": 9}')
     with pytest.raises(DatasetInvalid, match=r"dataset\.json is no list of images"):
         read_staged(tmp_path / "dataset")
+
+
+def test_a_job_trains_on_shards_in_a_bucket_that_are_larger_than_its_cache(make_service, s3, tmp_path, pictures):
+    _write_shards(tmp_path / "shards", pictures)
+    s3.mkdir("bucket")
+    s3.put(str(tmp_path / "shards"), "bucket/shards", recursive=True)
+    service = make_service(dataset_urls=["s3://bucket/"], dataset_cache_bytes=3000)
+    assert sum(map(len, pictures.values())) > 3000
+    job_id = service.submit("s3://bucket/shards", wakes=False, num_steps=4, evaluate_every_steps=2)
+    service.start_worker()
+    wake(service.queue, job_id)
+    job = service.wait_for_end(job_id)
+    assert job.status == "succeeded", service.logs()
+    assert any("fetched while it trains" in event.message for event in service.events(job_id))
+    assert job.dataset["num_images"] == len(pictures)
