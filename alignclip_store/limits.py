@@ -15,16 +15,21 @@ LOCK_SEED = 0x414C4C4D  # keeps our advisory locks apart from others'
 CLAIM_LOCK = "claim"
 
 
-def require_room_in_queue(session: Session, owner: str, settings: Settings) -> None:
-    """Raises `QuotaExceeded` when the owner has as many waiting jobs as are allowed, or has used up a quota."""
+def require_room_in_queue(session: Session, owner: str, settings: Settings, *, num_jobs: int = 1) -> None:
+    """Raises `QuotaExceeded` when so many more would be too many waiting jobs, or the owner has used up a quota."""
     require_quota(session, owner, settings)
     if settings.max_queued_jobs is None:
         return
     lock_counting(session, f"queue {owner}")
     waiting = (Job.owner == owner, Job.status == JobStatus.QUEUED)
-    if _number(session, select(func.count()).select_from(Job).where(*waiting)) >= settings.max_queued_jobs:
+    num_waiting = _number(session, select(func.count()).select_from(Job).where(*waiting))
+    if num_waiting >= settings.max_queued_jobs:
         raise QuotaExceeded(
             f"{settings.max_queued_jobs:,} jobs wait already, and no more may; wait for some to start, or cancel some."
+        )
+    if num_waiting + num_jobs > settings.max_queued_jobs:
+        raise QuotaExceeded(
+            f"{num_jobs:,} more jobs are too many: {num_waiting:,} wait already, and {settings.max_queued_jobs:,} may."
         )
 
 

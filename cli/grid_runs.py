@@ -159,7 +159,7 @@ class GridRunner:
         domains, classes = cell.answer.group
         accuracy, num_images = accuracy_of(result["tuned"][domains][classes])
         zero_shot, _ = accuracy_of(result["zero_shot"][domains][classes])
-        beside = figures_beside(cell, result["tuned"])
+        beside = figures_beside(cell.answer.group, result["tuned"])
         return {"accuracy": accuracy, "n": num_images, "zero_shot": zero_shot, "beside": beside}
 
     def _measure(self, run: GridRun, test_set: GridData) -> dict[str, Any]:

@@ -36,13 +36,17 @@ class Grid:
     def config_of(self, cell: Cell, base_model: BaseModel, class_names: Mapping[str, str]) -> FinetuneConfig:
         """The recipe < the algorithm's own of it < the method's < what the protocol asks. Raises `ConfigInvalid`."""
         method = cell.method
-        given = {**self.values, **self.values_of.get(method.algorithm, {}), **method.values}
-        if ALGORITHMS[method.algorithm].get("num_steps") == 0:
-            given = {name: value for name, value in given.items() if name not in LENGTH_FIELDS}
         return make_config(
             base_model,
             class_names=class_names,
             algorithm=method.algorithm,
             preset=method.preset,
-            given={**given, **cell.question.values, "seed": cell.seed},
+            given={**self.given_to(method), **cell.question.values, "seed": cell.seed},
         )
+
+    def given_to(self, method: Method) -> dict[str, Any]:
+        """The recipe's fields and the method's own; no length for a method that trains nothing."""
+        given = {**self.values, **self.values_of.get(method.algorithm, {}), **method.values}
+        if ALGORITHMS[method.algorithm].get("num_steps") == 0:
+            return {name: value for name, value in given.items() if name not in LENGTH_FIELDS}
+        return given

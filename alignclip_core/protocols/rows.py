@@ -11,7 +11,6 @@ from typing import Any
 
 from alignclip_core.dataset.splits import Split
 from alignclip_core.errors import ArtifactCorrupt
-from alignclip_core.protocols.cells import Cell
 
 Evaluation = Mapping[str, Any]  # as a result has it
 
@@ -66,11 +65,9 @@ def accuracy_of(evaluation: Evaluation) -> tuple[float, int]:
     return evaluation["accuracy"], evaluation["num_images"]
 
 
-def figures_beside(cell: Cell, tuned: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, float]:
+def figures_beside(group: tuple[str, str], tuned: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, float]:
     """What a result says beside the answer: shares of a test domain, trained and unseen classes on their own."""
-    if cell.answer.group is None:
-        return {}
-    domains, classes = cell.answer.group
+    domains, classes = group
     parts = tuned[domains][classes].get("parts", {})
     figures = {name: part["accuracy"] for name, part in parts.items()}
     if classes == "all_classes":

@@ -1,0 +1,274 @@
+"""A protocol asked over HTTP: one request becomes a grid of ordinary jobs, and their results one table."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignclip_core.config import HYPERPARAMETERS, TEMPLATE_SETS, FinetuneConfig
+from alignclip_core.protocols.cells import PROTOCOLS, Cell, Choices
+from alignclip_core.protocols.grids import Grid
+from alignclip_core.protocols.methods import FORM, Method, what_is_trained
+from alignclip_core.protocols.rows import Row, accuracy_of, figures_beside
+from alignclip_core.protocols.tables import Table, make_tables
+from alignclip_store import evaluations, tables
+from alignclip_store.audit import record_change
+from alignclip_store.database import transaction
+from alignclip_store.errors import DatasetRejected, FileNotFound
+from alignclip_store.job_status import FINISHED, JobStatus
+from alignclip_store.limits import require_room_in_queue
+from alignclip_store.queue import wake
+from api.answers import seconds, seconds_or_none
+from api.authentication import Caller
+from api.errors import RequestInvalid
+from api.resources import Resources
+from api.schemas import FinetuneRequest, Name, Template
+from api.submission import insert_job, prepare_job, read_layout_of
+
+JobProtocol = Literal["domain_shift", "unseen_classes", "in_the_wild", "few_shot"]
+"""All but dataset_shift, which tests a model on a dataset that its job never sees: `alignclip evaluate` does that."""
+assert set(get_args(JobProtocol)) == set(PROTOCOLS) - {"dataset_shift"}
+
+
+class EvaluationRequest(BaseModel):
+    """Which question is asked of which dataset, for what."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "which method for my sketches",
+                    "protocol": "domain_shift",
+                    "dataset": "file-abc123",
+                    "methods": ["finetune", "clipood", "alignclip@authors_code"],
+                    "seeds": [0, 1, 2],
+                    "hyperparameters": {"num_steps": 500},
+                }
+            ]
+        },
+    )
+
+    name: str = Field("", max_length=256, description="For people.")
+    protocol: JobProtocol
+    dataset: str = Field(min_length=1, description="A file id or a dataset reference, as a job's training_file.")
+    methods: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(description=f"Each is {FORM}.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=100)] = [0]
+    model: str = Field("starter", min_length=1, description="A base model of GET /v1/models.")
+    targets: list[str] | None = Field(None, description="Domains to leave out; unset: each in turn.")
+    halves: Literal["ceil", "floor"] | None = Field(None, description="Base classes of an odd number of them.")
+    num_shots: int | None = Field(None, ge=1, description="Images of each class that train; few_shot: 16.")
+    test_fraction: float | None = Field(None, ge=0, le=0.9, description="Share that is only tested.")
+    class_names: list[Name] | dict[str, Name] | None = None
+    templates: list[Template] | Template | None = Field(
+        None, description=f"Prompts with one {{}} each, or the name of a set: {', '.join(TEMPLATE_SETS)}."
+    )
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, description=f"Of every method alike: {', '.join(HYPERPARAMETERS)}."
+    )
+    priority: int = Field(0, ge=-10, le=10, description="Of its jobs.")
+
+    def to_grid(self) -> Grid:
+        """Raises `ConfigInvalid` for a method that cannot be read, `RequestInvalid` for one that is given twice."""
+        for field, values in (("methods", self.methods), ("seeds", self.seeds)):
+            value, count = Counter(values).most_common(1)[0]
+            if count > 1:
+                raise RequestInvalid(f"{field} has {value!r} {count} times; name each once.", param=field)
+        choices = Choices(
+            targets=tuple(self.targets or ()),
+            halves=self.halves,
+            num_shots=self.num_shots,
+            test_fraction=self.test_fraction,
+        )
+        return Grid(
+            dataset=self.dataset,
+            protocol=self.protocol,
+            methods=tuple(map(Method.parse, self.methods)),
+            seeds=tuple(self.seeds),
+            base_model=self.model,
+            choices=choices,
+            values=self.hyperparameters,
+        )
+
+    def job_body(self, grid: Grid, cell: Cell, evaluation_id: str) -> dict[str, Any]:
+        """The request of the cell's job, as a client would have sent it."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "training_file": self.dataset,
+            "algorithm": cell.method.algorithm,
+            "seed": cell.seed,
+            "priority": self.priority,
+            "metadata": {evaluations.LABEL: evaluation_id, "method": cell.method.text[:512]},
+        }
+        given = {"preset": cell.method.preset, "class_names": self.class_names, "templates": self.templates}
+        body |= {name: value for name, value in given.items() if value is not None}
+        values = {**grid.given_to(cell.method), **cell.question.values}
+        return json.loads(json.dumps(body | values))  # type: ignore[no-any-return]
+
+
+class CellAnswer(BaseModel):
+    """One accuracy of the table, or the job that is to give it."""
+
+    method: str
+    target: str
+    seed: int
+    job_id: str
+    status: str
+    split: str = Field(description="On which images, among which classes.")
+    accuracy: float | None = Field(description="Null while its job has not succeeded.")
+    num_images: int | None
+    zero_shot: float | None = Field(description="Of the base model on the same images.")
+
+
+class TableAnswer(BaseModel):
+    """Methods by targets: mean ± standard deviation over the seeds that have succeeded, in per cent."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    markdown: str
+
+    @classmethod
+    def of(cls, table: Table) -> TableAnswer:
+        rows = [list(line) for line in table.lines]
+        return cls(title=table.title, columns=list(table.columns), rows=rows, markdown=table.to_markdown())
+
+
+class EvaluationAnswer(BaseModel):
+    """A grid of jobs and its tables, as far as they are."""
+
+    id: str
+    object: Literal["evaluation"] = "evaluation"
+    created_at: int
+    name: str
+    protocol: str
+    dataset: str
+    model: str
+    status: str = Field(description="queued, running, succeeded, failed (some job did) or cancelled.")
+    cancel_requested_at: int | None
+    num_jobs: int
+    num_finished: int
+    cells: list[CellAnswer]
+    tables: list[TableAnswer]
+
+    @classmethod
+    def of(cls, evaluation: tables.Evaluation, jobs: Mapping[str, tables.Job]) -> EvaluationAnswer:
+        rows = [row for cell in evaluation.cells if (row := _row(evaluation, cell, jobs[cell["job_id"]])) is not None]
+        return cls(
+            id=evaluation.id,
+            created_at=seconds(evaluation.created_at),
+            name=evaluation.name,
+            protocol=evaluation.protocol,
+            dataset=evaluation.dataset,
+            model=evaluation.base_model,
+            status=status_of([job.status for job in jobs.values()]),
+            cancel_requested_at=seconds_or_none(evaluation.cancel_requested_at),
+            num_jobs=len(jobs),
+            num_finished=sum(job.status in FINISHED for job in jobs.values()),
+            cells=[_cell_answer(cell, jobs[cell["job_id"]]) for cell in evaluation.cells],
+            tables=[TableAnswer.of(table) for table in make_tables(rows)],
+        )
+
+
+def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationRequest) -> tables.Evaluation:
+    """All jobs of the grid in one transaction, or none. Raises whatever makes one of them impossible."""
+    grid = request.to_grid()
+    layout = read_layout_of(resources, caller.owner, request.dataset, param="dataset")
+    evaluation_id = evaluations.new_evaluation_id()
+    cells = grid.cells(layout)
+    firsts: dict[str, Cell] = {}
+    for cell in cells:
+        firsts.setdefault(cell.run_name, cell)
+    bodies = {name: request.job_body(grid, cell, evaluation_id) for name, cell in firsts.items()}
+    requests = {name: FinetuneRequest.model_validate(body) for name, body in bodies.items()}
+    prepared = {name: prepare_job(resources, caller.owner, each) for name, each in requests.items()}
+    try:
+        with transaction(resources.engine) as session:
+            require_room_in_queue(session, caller.owner, resources.settings, num_jobs=len(bodies))
+            jobs = {
+                name: insert_job(session, caller, requests[name], bodies[name], *prepared[name]) for name in prepared
+            }
+            evaluation = evaluations.create_evaluation(
+                session,
+                caller.owner,
+                evaluation_id,
+                name=request.name,
+                protocol=request.protocol,
+                dataset=request.dataset,
+                base_model=request.model,
+                cells=[_stored(cell, jobs[cell.run_name].id) for cell in cells],
+            )
+            after = {"protocol": request.protocol, "num_jobs": len(jobs), "base_model": request.model}
+            record_change(session, caller.actor, "evaluation.create", evaluation_id, after=after)
+    except FileNotFound as error:  # deleted since it was listed
+        raise DatasetRejected(error.message, param="dataset") from error
+    for job in jobs.values():
+        wake(resources.queue, job.id)
+    return evaluation
+
+
+def status_of(statuses: list[JobStatus]) -> str:
+    """In one word, what the jobs are at."""
+    if all(status in FINISHED for status in statuses):
+        for worst in (JobStatus.CANCELLED, JobStatus.FAILED):
+            if worst in statuses:
+                return worst
+        return JobStatus.SUCCEEDED
+    has_begun = any(status not in (JobStatus.QUEUED, JobStatus.PAUSED) for status in statuses)
+    return JobStatus.RUNNING if has_begun else JobStatus.QUEUED
+
+
+def _stored(cell: Cell, job_id: str) -> dict[str, Any]:
+    return {
+        "method": cell.method.text,
+        "target": cell.answer.target,
+        "seed": cell.seed,
+        "group": cell.answer.group,
+        "split": cell.answer.split,
+        "job_id": job_id,
+    }
+
+
+def _cell_answer(cell: Mapping[str, Any], job: tables.Job) -> CellAnswer:
+    accuracy, num_images, zero_shot = _figures(cell, job)
+    named = {name: cell[name] for name in ("method", "target", "seed", "job_id", "split")}
+    return CellAnswer(**named, status=job.status, accuracy=accuracy, num_images=num_images, zero_shot=zero_shot)
+
+
+def _figures(cell: Mapping[str, Any], job: tables.Job) -> tuple[float | None, int | None, float | None]:
+    """Accuracy, images, accuracy of the base model; None before the job has succeeded."""
+    if job.status != JobStatus.SUCCEEDED or not job.result:
+        return None, None, None
+    domains, classes = cell["group"]
+    return *accuracy_of(job.result["tuned"][domains][classes]), job.result["zero_shot"][domains][classes]["accuracy"]
+
+
+def _row(evaluation: tables.Evaluation, cell: Mapping[str, Any], job: tables.Job) -> Row | None:
+    accuracy, num_images, zero_shot = _figures(cell, job)
+    if accuracy is None or num_images is None:
+        return None
+    assert job.result is not None
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    config = FinetuneConfig.from_json(job.config)
+    return Row(
+        method=cell["method"],
+        protocol=evaluation.protocol,
+        dataset=evaluation.dataset,
+        target=cell["target"],
+        seed=cell["seed"],
+        n=num_images,
+        accuracy=accuracy,
+        zero_shot=zero_shot,
+        beside=figures_beside(tuple(cell["group"]), job.result["tuned"]),
+        split=cell["split"],
+        split_sha256="",
+        trained=what_is_trained(config),
+        num_steps=config.num_steps,
+        seconds=(job.finished_at - job.started_at).total_seconds(),
+        command=f"POST /v1/fine_tuning/jobs {json.dumps(job.request)}",
+    )

@@ -1,0 +1,132 @@
+"""A protocol over HTTP: a grid of ordinary jobs, one table, all or nothing."""
+
+import pytest
+
+EVALUATIONS = "/v1/evaluations"
+
+
+def group(accuracy, num_images, **more):
+    return {"accuracy": accuracy, "num_images": num_images, "standard_error": 0.1} | more
+
+
+@pytest.fixture(scope="module")
+def grids(start_service, domain_archive):
+    """A service of these tests' own, in which twelve jobs may wait."""
+    service = start_service(max_queued_jobs=12)
+    service.file_id = service.upload(domain_archive)
+    return service
+
+
+@pytest.fixture
+def ask(grids):
+    """Creates an evaluation of short jobs on the tiny model; fields of the body may be given."""
+
+    def create(**fields):
+        body = {"protocol": "domain_shift", "dataset": grids.file_id, "model": "tiny", "methods": ["finetune"]}
+        return grids.http.post(EVALUATIONS, json=body | {"hyperparameters": {"num_steps": 4}} | fields)
+
+    return create
+
+
+@pytest.fixture(autouse=True)
+def _empty_queue(grids):
+    yield
+    for evaluation in grids.http.get(EVALUATIONS).json()["data"]:
+        grids.http.post(f"{EVALUATIONS}/{evaluation['id']}/cancel")
+
+
+def test_a_grid_becomes_ordinary_jobs_that_carry_its_id(grids, ask):
+    created = ask(name="which", methods=["zero_shot", "finetune:averaging=bma"], seeds=[3, 4]).json()
+    assert (created["object"], created["status"], created["num_jobs"]) == ("evaluation", "queued", 8)
+    cells = {(cell["method"], cell["target"], cell["seed"]): cell for cell in created["cells"]}
+    assert len(cells) == 2 * 2 * 2
+    job = grids.http.get(f"/v1/fine_tuning/jobs/{cells['finetune:averaging=bma', 'sketch', 4]['job_id']}").json()
+    assert job["metadata"] == {"evaluation": created["id"], "method": "finetune:averaging=bma"}
+    assert (job["algorithm"], job["seed"], job["test_domains"]) == ("finetune", 4, ["sketch"])
+    assert (job["hyperparameters"]["averaging"], job["hyperparameters"]["num_steps"]) == ("bma", 4)
+    zero_shot = grids.http.get(f"/v1/fine_tuning/jobs/{cells['zero_shot', 'photo', 3]['job_id']}").json()
+    assert zero_shot["hyperparameters"]["num_steps"] == 0
+    listed = grids.http.get("/v1/fine_tuning/jobs", params={"metadata[evaluation]": created["id"], "limit": 100}).json()
+    assert {one["id"] for one in listed["data"]} == {cell["job_id"] for cell in created["cells"]}
+    log = grids.http.get("/v1/audit_log", params={"object_id": created["id"]}).json()["data"]
+    assert [entry["action"] for entry in log if entry["object_id"] == created["id"]] == ["evaluation.create"]
+
+
+def test_results_come_together_in_one_table(grids, ask):
+    created = ask(seeds=[0, 1], targets=["sketch"]).json()
+    results = {0: 0.5, 1: 0.7}
+    for cell in created["cells"]:  # in the order of the queue
+        parts = {"in_split": {"accuracy": 0.25, "num_images": 12}}
+        tuned = {"test_domains": {"trained_classes": group(results[cell["seed"]], 15, parts=parts)}}
+        before = {"test_domains": {"trained_classes": group(0.4, 15)}}
+        grids.finish(cell["job_id"], {"zero_shot": before, "tuned": tuned})
+    answer = grids.http.get(f"{EVALUATIONS}/{created['id']}").json()
+    assert (answer["status"], answer["num_finished"]) == ("succeeded", 2)
+    assert {(cell["accuracy"], cell["num_images"], cell["zero_shot"]) for cell in answer["cells"]} == {
+        (0.5, 15, 0.4),
+        (0.7, 15, 0.4),
+    }
+    table, in_split = answer["tables"]
+    assert table["rows"] == [["finetune", "60.0 ± 14.1", "2", "image tower"]]
+    assert "| finetune | 60.0 ± 14.1 |" in table["markdown"]
+    assert in_split["rows"][0][1] == "25.0 ± 0.0"
+
+
+def test_base_and_new_classes_share_a_job(grids, ask):
+    created = ask(protocol="unseen_classes", halves="ceil", test_fraction=0.4).json()
+    assert [cell["target"] for cell in created["cells"]] == ["base", "new"]
+    assert created["num_jobs"] == 1
+    job = grids.http.get(f"/v1/fine_tuning/jobs/{created['cells'][0]['job_id']}").json()
+    assert job["unseen_classes"] == ["red_panda"]
+    assert created["cells"][0]["accuracy"] is None
+
+
+def test_a_grid_over_the_queues_limit_is_refused_whole(grids, ask):
+    before = grids.http.get("/v1/queue").json()
+    refused = ask(seeds=list(range(7)))
+    assert refused.status_code == 429
+    assert "14 more jobs are too many" in refused.json()["error"]["message"]
+    assert grids.http.get("/v1/queue").json() == before
+
+
+def test_cancelling_ends_what_has_not_ended_and_keeps_what_is_measured(grids, ask):
+    created = ask(seeds=[0], targets=["photo"]).json()
+    other = ask(seeds=[1, 2], targets=["photo"]).json()
+    url = f"{EVALUATIONS}/{other['id']}/cancel"
+    cancelled = grids.http.post(url).json()
+    assert (cancelled["status"], cancelled["num_finished"]) == ("cancelled", 2)
+    assert cancelled["cancel_requested_at"]
+    assert grids.http.post(url).json() == cancelled
+    assert grids.http.get(f"{EVALUATIONS}/{created['id']}").json()["status"] == "queued"
+
+
+def test_pages_are_newest_first(grids, ask):
+    first, second = (ask(targets=["photo"]).json()["id"] for _ in range(2))
+    page = grids.http.get(EVALUATIONS, params={"limit": 1}).json()
+    assert ([one["id"] for one in page["data"]], page["has_more"]) == ([second], True)
+    page = grids.http.get(EVALUATIONS, params={"limit": 1, "after": second}).json()
+    assert [one["id"] for one in page["data"]] == [first]
+    unknown = grids.http.get(EVALUATIONS, params={"after": "eval-nobody"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "after")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"protocol": "dataset_shift"}, "protocol", "domain_shift"),
+        ({"methods": ["alinclip"]}, "method", "Unknown method"),
+        ({"methods": ["finetune", "finetune"]}, "methods", "name each once"),
+        ({"methods": []}, "methods", "at least 1"),
+        ({"targets": ["chalk"]}, "targets", "known: photo, sketch"),
+        ({"dataset": "file-nobody"}, "dataset", "file-nobody"),
+        ({"hyperparameters": {"num_stepps": 4}}, "num_stepps", "did you mean"),
+        ({"hyperparameters": {"num_steps": -1}}, "num_steps", "between"),
+        ({"model": "nobody"}, "model", "nobody"),
+        ({"sedes": [1]}, "sedes", "Extra"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_the_field(grids, ask, fields, param, words):
+    answer = ask(**fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), answer.text
+    assert words in error["message"]
