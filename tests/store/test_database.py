@@ -30,7 +30,7 @@ from alignclip_store.errors import SchemaNewer
 from alignclip_store.jobs import get_job
 from alignclip_store.runs import WorkerIdentity, claim_next
 from alignclip_store.settings import Settings
-from alignclip_store.tables import Base, Event, File
+from alignclip_store.tables import Base, Checkpoint, Event, File, Model, Run
 
 
 def _file(file_id: str) -> File:
@@ -227,7 +227,15 @@ VALUES ('sim-1', 'ada', '2026-01-02 03:04:05', 'key', 'sha', 'starter', 3, 'arti
 INSERT INTO jobs (id, owner, created_at, status, phase, base_model, config, request, training_file, metadata,
                   similarity_id, num_steps, step, fence, num_lost_runs)
 VALUES ('ftjob-1', 'ada', '2026-01-02 03:04:05', 'queued', 'queued', 'starter', '{"num_steps": 7}', '{}', '/data/pets',
-        '{}', 'sim-1', 7, 0, 0, 0);
+        '{}', 'sim-1', 7, 0, 1, 0);
+INSERT INTO runs (id, owner, job_id, fence, worker, host, device, started_at, ended_at, outcome)
+VALUES ('run-1', 'ada', 'ftjob-1', 1, 'w/1', 'h', 'cpu', '2026-01-02 03:04:05', '2026-01-02 04:04:05', 'stopped');
+INSERT INTO checkpoints (id, owner, job_id, created_at, step, artifact_uri, metrics)
+VALUES ('ckpt-1', 'ada', 'ftjob-1', '2026-01-02 03:04:05', 5, 'artifact:c', '{"train_loss": 0.5}');
+INSERT INTO models (id, owner, job_id, created_at, base_model, artifact_uri, manifest)
+VALUES ('ft:starter:ada::1', 'ada', 'ftjob-1', '2026-01-02 03:04:05', 'starter', 'artifact:m', '{}');
+INSERT INTO events (owner, job_id, created_at, level, type, message)
+VALUES ('ada', 'ftjob-1', '2026-01-02 03:04:05', 'info', 'message', 'Created');
 """
 
 
@@ -239,13 +247,17 @@ def test_an_upgrade_keeps_the_jobs_of_the_first_schema(
     with migrating(engine) as connection:
         command.downgrade(alembic_config(connection), "0001")
         for statement in filter(str.strip, JOB_OF_THE_FIRST_SCHEMA.split(";")):
-            connection.execute(text(statement.replace(":s'", "\\:s'")))
+            connection.exec_driver_sql(statement)
     assert schema_state(engine) == "older"
     migrate(settings)
     assert schema_state(engine) == "current"
     with reading(engine) as session:
         job = get_job(session, "ada", "ftjob-1")
+        run, checkpoint, model = (session.scalars(select(table)).one() for table in (Run, Checkpoint, Model))
+        assert session.scalars(select(Event.message)).all() == ["Created"]
     assert (job.status, job.config, job.priority, job.pause_requested_at) == ("queued", {"num_steps": 7}, 0, None)
+    assert (run.outcome, run.num_devices, run.swept_at) == ("stopped", 1, None)
+    assert (checkpoint.step, checkpoint.num_bytes, model.num_bytes) == (5, 0, 0)
     with transaction(engine) as session:
         claim = claim_next(session, WorkerIdentity(name="w", host="h", device="cpu"), 60)
     assert claim is not None, "the job goes on under the new version"
