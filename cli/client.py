@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import httpx2
 
 from cli.environment import load_client_settings
-from cli.errors import RequestRefused, ServiceUnreachable
+from cli.errors import RequestRefused, ServiceUnreachable, StreamUnusable
 
 Json = dict[str, Any]
 
 CONNECT_SECONDS = 5.0
+STREAM_SECONDS = 45.0  # between two signs of life of a stream, which come every 15
+NO_STREAM = (404, 405, 406, 501)  # of a stream whose job is there: an older service, or a proxy
 ANSWER_SECONDS = 600.0  # the similarity of thousands of class names takes a while on a CPU
 
 
@@ -63,8 +65,31 @@ class ServiceClient:
                 break
         return jobs
 
-    def cancel_job(self, job_id: str) -> Json:
-        return self._send("POST", f"/fine_tuning/jobs/{quote(job_id, safe='')}/cancel")
+    def change_job(self, job_id: str, verb: Literal["cancel", "pause", "resume", "retry"]) -> Json:
+        return self._send("POST", f"/fine_tuning/jobs/{quote(job_id, safe='')}/{verb}")
+
+    def stream_job(self, job_id: str, last_event_id: str) -> Iterator[tuple[str, Json]]:
+        """What happens to the job behind that id, as (kind of message, its object), while the connection holds.
+
+        Raises `StreamUnusable` where no stream comes through.
+        """
+        path = f"/fine_tuning/jobs/{quote(job_id, safe='')}/stream"
+        headers = {"Last-Event-ID": last_event_id, "Accept": "text/event-stream"}
+        timeout = httpx2.Timeout(STREAM_SECONDS, connect=CONNECT_SECONDS)
+        num_messages = 0
+        try:
+            with (
+                self._unbroken("GET", path),
+                self._http.stream("GET", path, headers=headers, timeout=timeout) as response,
+            ):
+                _check_stream(response)
+                for message in read_messages(response.iter_lines()):
+                    num_messages += 1
+                    yield message
+        except ServiceUnreachable as error:
+            if not num_messages and isinstance(error.__cause__, httpx2.ReadTimeout):  # the first comes at once
+                raise StreamUnusable(f"{path} is silent.") from error
+            raise
 
     def list_events(self, job_id: str, *, after: str | None) -> list[Json]:
         """The events behind an id: one page, oldest first."""
@@ -137,6 +162,29 @@ def connect() -> Iterator[ServiceClient]:
         yield client
     finally:
         client.close()
+
+
+def read_messages(lines: Iterable[str]) -> Iterator[tuple[str, Json]]:
+    """(event, data) of server-sent events; comments, which keep the connection open, are passed over."""
+    event, data = "", ""
+    for line in lines:
+        if not line and data:
+            yield event, json.loads(data)
+            event, data = "", ""
+        name, _, value = line.partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            data += value
+
+
+def _check_stream(response: httpx2.Response) -> None:
+    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    if response.status_code in NO_STREAM or (response.is_success and not is_stream):
+        raise StreamUnusable(f"{response.url.path} gives no stream.")
+    if response.is_error:
+        response.read()
+        raise _refusal(response)
 
 
 def _refusal(response: httpx2.Response) -> RequestRefused:

@@ -2,6 +2,7 @@
 
 CliError                  the message says what is wrong and what would do
 ├── ServiceUnreachable    nothing answers at the service's address
+├── StreamUnusable        no stream of events comes through
 └── RequestRefused        the service answered with an error; `status` and `code` are its own
 """
 
@@ -19,3 +20,7 @@ class RequestRefused(CliError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class StreamUnusable(CliError):
+    pass

@@ -29,8 +29,30 @@ def jobs(limit: Annotated[int, typer.Option(min=1, help="How many of the newest 
 def cancel(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
     """Cancel a job; one that trains stops within seconds."""
     with connect() as client:
-        job = client.cancel_job(job_id)
+        job = client.change_job(job_id, "cancel")
     if job["status"] == "cancelled":
         out.print(f"{job_id} is cancelled.", markup=False)
     else:
         out.print(f"{job_id} is being cancelled; see it end with: alignclip watch {job_id}", markup=False)
+
+
+def pause(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
+    """Pause a job; one that trains saves a checkpoint first. `resume` goes on from it."""
+    with connect() as client:
+        job = client.change_job(job_id, "pause")
+    state = "is paused" if job["status"] == "paused" else "is being paused"
+    out.print(f"{job_id} {state}; let it go on with: alignclip resume {job_id}", markup=False)
+
+
+def resume(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    with connect() as client:
+        client.change_job(job_id, "resume")
+    out.print(f"{job_id} is queued; watch it with: alignclip watch {job_id}", markup=False)
+
+
+def retry(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
+    """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
+    with connect() as client:
+        client.change_job(job_id, "retry")
+    out.print(f"{job_id} is queued again; watch it with: alignclip watch {job_id}", markup=False)

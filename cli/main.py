@@ -16,7 +16,7 @@ from cli.environment import load_settings
 from cli.errors import CliError
 from cli.evaluate import evaluate
 from cli.finished import convert, explain, export, interpolate
-from cli.jobs import cancel, jobs
+from cli.jobs import cancel, jobs, pause, resume, retry
 from cli.serve import migrate_database, serve
 from cli.submit import submit
 from cli.train import train
@@ -49,8 +49,8 @@ def migrate() -> None:
 
 
 for command in (
-    serve, submit, watch, jobs, cancel, classify, interpolate, export, explain, train, evaluate, convert, doctor,
-    migrate,
+    serve, submit, watch, jobs, cancel, pause, resume, retry, classify, interpolate, export, explain, train, evaluate,
+    convert, doctor, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(models.app, name="models")

@@ -1,10 +1,13 @@
 """submit, watch, jobs, cancel, classify and models against a running service, as a user types them."""
 
 import csv
+import http.server
 import json
 import subprocess
+import threading
 import zipfile
 
+import httpx2
 import pytest
 
 from cli.submit import parse_assignments
@@ -63,6 +66,66 @@ def test_ended_job_is_watched_again(alignclip, job_id, model_id):
     watched = alignclip("watch", job_id)
     assert watched.returncode == 0
     assert f"Model: {model_id}" in watched.stdout
+
+
+@pytest.fixture
+def start_proxy(serve):
+    """Starts a proxy before the service that cuts its streams after some messages, or passes none; notes where they
+    began."""
+    started = []
+
+    def start(num_messages):
+        begun = []
+
+        class Proxy(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                is_stream = self.path.endswith("/stream")
+                if is_stream and num_messages == 0:
+                    self.send_error(404)
+                    return
+                if is_stream:
+                    begun.append(self.headers["Last-Event-ID"])
+                headers = {
+                    name: self.headers[name] for name in ("Authorization", "Last-Event-ID") if self.headers[name]
+                }
+                with httpx2.stream("GET", serve.url + self.path, headers=headers, trust_env=False) as answer:
+                    self.send_response(answer.status_code)
+                    self.send_header("Content-Type", answer.headers["content-type"])
+                    self.end_headers()
+                    left = num_messages
+                    for line in answer.iter_lines():
+                        self.wfile.write(f"{line}\n".encode())
+                        left -= is_stream and line == ""
+                        if is_stream and left == 0:
+                            return
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started.append(server)
+        return f"http://127.0.0.1:{server.server_port}", begun
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("num_messages", [6, 0])
+def test_a_stream_that_breaks_is_taken_up_where_it_broke_and_one_that_never_comes_is_done_without(
+    alignclip, start_proxy, job_id, model_id, num_messages
+):
+    url, begun = start_proxy(num_messages)
+    watched = alignclip("watch", job_id, ALIGNCLIP_URL=url)
+    whole = alignclip("watch", job_id)
+    assert watched.returncode == 0, watched.stderr
+    assert f"Model: {model_id}" in watched.stdout
+    told = [line for line in watched.stderr.splitlines() if "step 3:" not in line]
+    assert sorted(told) == sorted(line for line in whole.stderr.splitlines() if "step 3:" not in line)
+    assert len(begun) == len(set(begun)), "each from behind the last message"
+    assert (len(begun) > 1) == (num_messages > 0)
 
 
 def test_jobs_are_listed_newest_first(alignclip, job_id, model_id):
@@ -125,7 +188,7 @@ def test_image_that_cannot_be_read_is_named_and_the_others_are_classified(alignc
     assert "1 of 2 images" in done.stderr
 
 
-def test_zip_is_submitted_and_its_job_cancelled_and_watch_says_so(alignclip, pictures, tmp_path):
+def test_zip_is_submitted_and_its_job_cancelled_and_watch_says_so(alignclip, pictures, tmp_path, wait_until):
     archive = tmp_path / "pictures.zip"
     with zipfile.ZipFile(archive, "w") as target:
         for path in pictures.glob("*/*/*.png"):
@@ -140,6 +203,15 @@ def test_zip_is_submitted_and_its_job_cancelled_and_watch_says_so(alignclip, pic
     assert "was cancelled" in watched.stdout
     refused = alignclip("cancel", job_id)
     assert refused.returncode == 0  # it is what was wished
+
+    assert "is queued again" in alignclip("retry", job_id).stdout
+    assert f"alignclip resume {job_id}" in alignclip("pause", job_id).stdout.replace("\n", " ")
+    wait_until(lambda: "paused" in alignclip("jobs").stdout)
+    assert "is queued" in alignclip("resume", job_id).stdout
+    refused = alignclip("retry", job_id)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("alignclip: ")
+    assert alignclip("cancel", job_id).returncode == 0
 
 
 def test_bad_folder_is_refused_before_it_is_sent(alignclip, tmp_path):
