@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from scipy.io import loadmat
 
 from alignclip_core.dataset.files import DatasetFiles
@@ -23,18 +24,21 @@ from alignclip_core.dataset.rows import LABEL, read_text, refuse
 from alignclip_core.dataset.samples import DatasetLayout, Sample, SplitName, layout_of
 from alignclip_core.errors import DatasetInvalid
 
+COOP = "split_zhou_"
 MAX_LIST_BYTES = 256 << 20
 SPLITS: tuple[tuple[str, SplitName], ...] = (("train", "train"), ("val", "validation"), ("test", "test"))
 
 
 def read_known(files: DatasetFiles, *, min_classes: int = 2) -> DatasetLayout | None:
     """The layout of a dataset that one of the forms fits; None where none does. Raises `DatasetInvalid`."""
+    ends = {pattern.rpartition("/")[2] for pattern in _FORMS}
+    lists = [name for name in files.sizes if (end := name.rpartition("/")[2]) in ends or end.startswith(COOP)]
     for pattern, read in _FORMS.items():
-        found = sorted(name for name in files.sizes if fnmatch(f"/{name}", f"*/{pattern}"))
+        found = sorted(name for name in lists if fnmatch(f"/{name}", f"*/{pattern}"))
         if len(found) > 1:
             raise DatasetInvalid(f"{found[0]!r} and {found[1]!r} are lists of two datasets; name the folder of one.")
         if found:
-            return layout_of(read(_Lists(files, found[0], pattern)), min_classes=min_classes)
+            return layout_of(_samples(read, _Lists(files, found[0], pattern)), min_classes=min_classes)
     return None
 
 
@@ -45,7 +49,7 @@ class _Lists:
         """`found`: the list that was recognised; all others are named from the folder above `pattern`."""
         self.found = found
         self.root = "/".join(found.split("/")[: -len(pattern.split("/"))])
-        self._files = files
+        self.files = files
 
     def place(self, name: str) -> str:
         """A path below the dataset's own top as a path of the files."""
@@ -54,11 +58,11 @@ class _Lists:
     def read(self, name: str) -> bytes:
         """Raises `DatasetInvalid` where the list is not there or too long."""
         path = self.place(name)
-        if path not in self._files.sizes:
+        if path not in self.files.sizes:
             raise DatasetInvalid(f"{path!r} is missing beside {self.found!r}.")
-        if self._files.sizes[path] > MAX_LIST_BYTES:
-            refuse(path, f"a list of {self._files.sizes[path]:,} bytes; at most {MAX_LIST_BYTES:,} are read.")
-        with self._files.open(path) as opened:
+        if self.files.sizes[path] > MAX_LIST_BYTES:
+            refuse(path, f"a list of {self.files.sizes[path]:,} bytes; at most {MAX_LIST_BYTES:,} are read.")
+        with self.files.open(path) as opened:
             return opened.read()
 
     def lines(self, name: str) -> Iterator[tuple[str, str]]:
@@ -78,25 +82,34 @@ class _Lists:
         except (ValueError, RecursionError) as error:
             refuse(self.place(name), f"it is no JSON ({error}).")
 
-    def matlab(self, name: str) -> dict[str, Any]:
+    def matlab(self, name: str, key: str) -> np.ndarray:
+        """An array of a MATLAB file, in one dimension."""
         try:
-            return loadmat(BytesIO(self.read(name)), squeeze_me=True)  # type: ignore[no-any-return]
+            content = loadmat(BytesIO(self.read(name)), squeeze_me=True)
         except Exception as error:  # scipy raises what it likes for files that are none
             raise DatasetInvalid(f"{self.place(name)}: it is no MATLAB file ({error}).") from error
+        return np.atleast_1d(content[key])
 
     def sample(self, image: str, label: str, split: SplitName, place: str) -> Sample:
         """Raises `DatasetInvalid` unless the image is there and the label is a word."""
         path = self.place(image)
-        if path not in self._files.sizes:
+        if path not in self.files.sizes:
             refuse(place, f"there is no image {path[:200]!r} in the dataset.")
         return Sample(path, read_text({LABEL: label}, LABEL, place, is_needed=True), split=split)
 
     def folder_of(self, image: str) -> str | None:
         """The folder below the top, with "/" at its end, in which a list's images lie."""
         top = f"{self.root}/" if self.root else ""
-        found = [name for name in self._files.sizes if f"/{name}".endswith(f"/{image}") and name.startswith(top)]
+        found = [name for name in self.files.sizes if f"/{name}".endswith(f"/{image}") and name.startswith(top)]
         shortest = min(found, key=len, default=None)
         return None if shortest is None else shortest.removeprefix(top).removesuffix(image)
+
+
+def _samples(read: Callable[[_Lists], Iterator[Sample]], lists: _Lists) -> list[Sample]:
+    try:
+        return list(read(lists))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # of lists that were made to harm
+        raise DatasetInvalid(f"{lists.found!r} and the lists beside it do not fit together ({error!r}).") from error
 
 
 def _coop(lists: _Lists) -> Iterator[Sample]:
@@ -150,7 +163,7 @@ def _food(lists: _Lists) -> Iterator[Sample]:
 def _sun(lists: _Lists) -> Iterator[Sample]:
     folders = {line.strip("/"): place for place, line in lists.lines("ClassName.txt")}
     top = lists.place("")
-    for path in sorted(lists._files.sizes):
+    for path in sorted(lists.files.sizes):
         folder, _, name = path.removeprefix(top).rpartition("/")
         if folder in folders and name.endswith(".jpg"):
             # a/apartment_building/outdoor is an outdoor apartment building: CoOp's words
@@ -159,21 +172,21 @@ def _sun(lists: _Lists) -> Iterator[Sample]:
 
 
 def _flowers(lists: _Lists) -> Iterator[Sample]:
-    labels, sets = lists.matlab("imagelabels.mat")["labels"], lists.matlab("setid.mat")
+    labels = lists.matlab("imagelabels.mat", "labels")
     names = _torchvision_names("flowers102", "Flowers102")
     for key, split in (("trnid", "train"), ("valid", "validation"), ("tstid", "test")):
-        for image in sets[key]:
+        for image in lists.matlab("setid.mat", key):
             label = names[int(labels[image - 1]) - 1]
             yield lists.sample(f"jpg/image_{image:05d}.jpg", label, split, f"setid.mat, {key}")  # type: ignore[arg-type]
 
 
 def _cars(lists: _Lists) -> Iterator[Sample]:
-    names = [str(name) for name in lists.matlab("devkit/cars_meta.mat")["class_names"]]
+    names = [str(name) for name in lists.matlab("devkit/cars_meta.mat", "class_names")]
     for folder, notes, split in (
         ("cars_train", "devkit/cars_train_annos.mat", "train"),
         ("cars_test", "cars_test_annos_withlabels.mat", "test"),
     ):
-        for entry in lists.matlab(notes)["annotations"]:
+        for entry in lists.matlab(notes, "annotations"):
             image, label = str(entry["fname"]), names[int(entry["class"]) - 1]
             yield lists.sample(f"{folder}/{image}", label, split, notes)  # type: ignore[arg-type]
 
@@ -192,7 +205,7 @@ def _torchvision_names(module: str, name: str) -> list[str]:
 
 _FORMS: MappingProxyType[str, Callable[[_Lists], Iterator[Sample]]] = MappingProxyType(
     {
-        "split_zhou_*.json": _coop,
+        f"{COOP}*.json": _coop,
         "annotations/trainval.txt": _pets,
         "images_variant_train.txt": _aircraft,
         "labels/train1.txt": _textures,

@@ -23,11 +23,7 @@ COLUMNS = ("image", "file_name", "label", "domain", "split")
 
 def find_manifest(names: Mapping[str, int]) -> str | None:
     """The manifest of a dataset: the one that lies highest, if there is any."""
-    found = [
-        name
-        for name in names
-        if PurePosixPath(name).suffix.lower() in SUFFIXES and PurePosixPath(name).stem.lower() in STEMS
-    ]
+    found = [name for name in names if name.lower().endswith(SUFFIXES) and PurePosixPath(name).stem.lower() in STEMS]
     return min(found, key=lambda name: (name.count("/"), name), default=None)
 
 

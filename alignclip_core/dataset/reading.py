@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from alignclip_core.dataset.files import DatasetFiles
 from alignclip_core.dataset.image_table import SUFFIX, has_images, read_image_tables
@@ -28,7 +27,7 @@ def read_dataset(files: DatasetFiles, *, manifest: str | None = None, min_classe
     known = read_known(files, min_classes=min_classes)
     if known is not None:
         return known
-    suffixes = {PurePosixPath(name).suffix.lower() for name in files.sizes}
+    suffixes = {f".{name.rpartition('.')[2].lower()}" for name in files.sizes}
     if suffixes & IMAGE_SUFFIXES and is_sharded(files.sizes):
         return read_shards(files, min_classes=min_classes)
     if SUFFIX in suffixes and not suffixes & IMAGE_SUFFIXES:

@@ -20,6 +20,8 @@ CLASS_NAMES_FILE = "classnames.txt"  # beside the shards: the name of class 0, o
 
 def is_sharded(names: Mapping[str, int]) -> bool:
     """Whether every image has a label of its own beside it, as in WebDataset's shards."""
+    if not any(name.lower().endswith(LABEL_SUFFIXES) for name in names):
+        return False
     keys = _keys(names)
     with_image = [parts for parts in keys.values() if _image_of(parts)]
     return bool(with_image) and all(any(suffix in parts for suffix in LABEL_SUFFIXES) for parts in with_image)
