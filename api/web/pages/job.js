@@ -3,7 +3,7 @@
 import { post } from "../lib/api.js";
 import { duration, jobName, percent, phaseWord, plural, points, roughly, tone, when } from "../lib/format.js";
 import { useAction, useJob } from "../lib/hooks.js";
-import { html, useState } from "../lib/html.js";
+import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { href } from "../lib/route.js";
 import { isFinished } from "../lib/stream.js";
 import { PageHead, Placeholder, Problem, Progress, Status } from "../parts/controls.js";
@@ -38,10 +38,19 @@ export function JobPage({ id, tab = "curves" }) {
       <${Problem} error=${error} />
       <${Figures} job=${job} train=${news.train} evaluations=${news.evaluations} />
     </div>
-    <nav class="tabs" aria-label="About this job">
-      ${TABS.map(([name, word]) => html`<a href=${href(["jobs", id, name])} aria-current=${name === tab ? "page" : undefined}>${word}</a>`)}
-    </nav>
+    <${Tabs} id=${id} tab=${tab} />
     <${Tab} key=${tab} ...${news} />`;
+}
+
+function Tabs({ id, tab }) {
+  const row = useRef(null);
+  useEffect(() => {
+    const current = row.current.querySelector("[aria-current]");
+    row.current.scrollLeft = current ? current.offsetLeft - row.current.offsetLeft - 40 : 0; // on a phone not all fit
+  }, [tab]);
+  return html`<nav class="tabs" aria-label="About this job" ref=${row}>
+    ${TABS.map(([name, word]) => html`<a href=${href(["jobs", id, name])} aria-current=${name === tab ? "page" : undefined}>${word}</a>`)}
+  </nav>`;
 }
 
 const Origin = ({ job }) =>

@@ -128,16 +128,18 @@ function optionsOf({ lines, width, axisFormat, sync, from, until, onPointer }) {
 
 function seriesOf(line) {
   const colour = colourOf(line.colour);
-  const isSparse = line.points.length < 60;
   return {
     label: line.label,
     stroke: colour,
     width: line.isDashed ? 1.5 : 2,
     dash: line.isDashed ? [5, 4] : undefined,
     spanGaps: true,
-    points: { show: line.points.length === 1 || (isSparse && !line.isDashed && line.hasPoints), size: 5, fill: colour },
+    points: { show: (plot, index) => Boolean(line.hasPoints) || isAlone(plot.data[index]), size: 5, fill: colour },
   };
 }
+
+/** One value makes no line; it is drawn as a point. */
+const isAlone = (column) => column.filter((value) => value != null).length === 1;
 
 function rangeOf(low, high, from) {
   if (low == null) return [0, 1];

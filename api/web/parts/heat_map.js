@@ -8,6 +8,7 @@ import { colourOf, useTheme } from "../lib/theme.js";
 const VIRIDIS = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [110, 206, 88], [253, 231, 37]];
 const MOST_CELL = 22;
 const LEAST_LABELLED_CELL = 9;
+const LEAST_PARTED_CELL = 5; // smaller ones have no gaps between them
 const MOST_LABEL = 132;
 const KEYS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
@@ -32,8 +33,12 @@ export function HeatMap({ labels, order, value, say, range, label, rowWord = "",
     event.preventDefault();
     setAt((old) => (old ?? [0, -step[1]]).map((index, axis) => Math.min(Math.max(index + step[axis], 0), order.length - 1)));
   };
+  const squares = useRef(null); // drawn once; moving over them only moves the mark
   useLayoutEffect(() => {
-    if (width) draw(canvas.current, { labels, order, value, range, at, ...shape });
+    if (width) squares.current = drawSquares({ order, value, range, ...shape });
+  }, [order, value, range, width, theme]);
+  useLayoutEffect(() => {
+    if (width) draw(canvas.current, squares.current, { labels, order, at, ...shape });
   }, [labels, order, value, range, at, width, theme]);
   const said = at ? say(order[at[0]], order[at[1]]) : `Point at a square, or use the arrow keys.`;
   return html`<div class="heat" ref=${box}>
@@ -61,7 +66,7 @@ function Scale({ range, format }) {
   useEffect(() => {
     const context = canvas.current.getContext("2d");
     for (let x = 0; x < 120; x += 1) {
-      context.fillStyle = colourAt(x / 119);
+      context.fillStyle = `rgb(${colourAt(x / 119)})`;
       context.fillRect(x, 0, 1, 10);
     }
   }, []);
@@ -76,16 +81,43 @@ function shapeOf(labels, order, width) {
   return { margin: hasLabels ? margin : 0, cell: hasLabels ? labelled : Math.min(MOST_CELL, width / order.length), hasLabels };
 }
 
-function draw(canvas, { labels, order, value, range, at, cell, margin, hasLabels }) {
-  const side = cell * order.length;
-  const context = fit(canvas, margin + side, side + margin);
+const shareOf = (found, range) => (found - range[0]) / (range[1] - range[0] || 1);
+
+function drawSquares({ order, value, range, cell }) {
+  if (cell <= LEAST_PARTED_CELL) return drawPixels({ order, value, range });
+  const canvas = document.createElement("canvas");
+  const context = fit(canvas, cell * order.length, cell * order.length);
+  const empty = colourOf("--sunken");
   order.forEach((row, y) =>
     order.forEach((column, x) => {
       const found = value(row, column);
-      context.fillStyle = found == null ? colourOf("--sunken") : colourAt((found - range[0]) / (range[1] - range[0] || 1));
-      context.fillRect(margin + x * cell, y * cell, cell > 5 ? cell - 1 : cell + 0.5, cell > 5 ? cell - 1 : cell + 0.5);
+      context.fillStyle = found == null ? empty : `rgb(${colourAt(shareOf(found, range))})`;
+      context.fillRect(x * cell, y * cell, cell - 1, cell - 1);
     }),
   );
+  return canvas;
+}
+
+/** Many classes: a pixel each, which is made larger or smaller when it is drawn. */
+function drawPixels({ order, value, range }) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: order.length, height: order.length });
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(order.length, order.length);
+  order.forEach((row, y) =>
+    order.forEach((column, x) => {
+      const found = value(row, column);
+      if (found != null) picture.data.set([...colourAt(shareOf(found, range)), 255], 4 * (y * order.length + x));
+    }),
+  );
+  context.putImageData(picture, 0, 0);
+  return canvas;
+}
+
+function draw(canvas, squares, { labels, order, at, cell, margin, hasLabels }) {
+  const side = cell * order.length;
+  const context = fit(canvas, margin + side, side + margin);
+  context.imageSmoothingEnabled = cell < 1 || cell > LEAST_PARTED_CELL;
+  context.drawImage(squares, margin, 0, side, side);
   if (hasLabels) drawLabels(context, { labels, order, at, cell, margin, side });
   if (!at) return;
   context.strokeStyle = colourOf("--ink");
@@ -133,9 +165,9 @@ function fit(canvas, width, height) {
   return context;
 }
 
-export function colourAt(share) {
+/** [red, green, blue] of a share of the range. */
+function colourAt(share) {
   const place = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1);
   const low = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  const mix = VIRIDIS[low].map((channel, index) => Math.round(channel + (place - low) * (VIRIDIS[low + 1][index] - channel)));
-  return `rgb(${mix})`;
+  return VIRIDIS[low].map((channel, index) => Math.round(channel + (place - low) * (VIRIDIS[low + 1][index] - channel)));
 }

@@ -50,7 +50,12 @@ function rangeOf(matrix) {
 }
 
 function nearestPairs(labels, matrix) {
-  const pairs = [];
-  for (let a = 0; a < labels.length; a += 1) for (let b = a + 1; b < labels.length; b += 1) pairs.push([a, b, matrix[a][b]]);
-  return pairs.sort((one, other) => other[2] - one[2]).slice(0, MOST_PAIRS);
+  let best = [];
+  for (let a = 0; a < labels.length; a += 1) {
+    for (let b = a + 1; b < labels.length; b += 1) {
+      if (best.length === MOST_PAIRS && matrix[a][b] <= best.at(-1)[2]) continue;
+      best = [...best, [a, b, matrix[a][b]]].sort((one, other) => other[2] - one[2]).slice(0, MOST_PAIRS);
+    }
+  }
+  return best;
 }

@@ -1,7 +1,7 @@
 // Loss and accuracy over the steps, and what came of it in each group of images and classes.
 
 import { groupWord, number, percent, plural, points, tone } from "../../lib/format.js";
-import { html, useMemo } from "../../lib/html.js";
+import { html, useMemo, useState } from "../../lib/html.js";
 import { Chart } from "../../parts/chart.js";
 import { Card } from "../../parts/controls.js";
 
@@ -15,8 +15,10 @@ export function CurvesTab({ job, train, evaluations }) {
   const accuracies = useMemo(() => accuracyLines(evaluations), [evaluations]);
   const domains = useMemo(() => domainLines(evaluations), [evaluations]);
   const sync = `job-${job.id}`;
+  const [wasFinished] = useState(Boolean(job.result)); // a result that comes while one looks pushes nothing away
+  const groups = job.result && html`<${Groups} result=${job.result} />`;
   return html`<div class="stack">
-    ${job.result && html`<${Groups} result=${job.result} />`}
+    ${wasFinished && groups}
     <div class="two">
       <${Card} title="Loss" note="and its three terms, before their weights">
         <${Chart} lines=${losses} label="Loss" sync=${sync} until=${job.progress.num_steps} from=${0} format=${(value) => number(Number(value.toFixed(3)))} />
@@ -31,6 +33,7 @@ export function CurvesTab({ job, train, evaluations }) {
         <${Chart} lines=${batchLines(train)} label="Accuracy of the training batches" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} />
       <//>
     </div>
+    ${!wasFinished && groups}
   </div>`;
 }
 
