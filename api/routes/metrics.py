@@ -70,7 +70,7 @@ def _families(summary: Summary) -> Iterator[Metric]:
         )
     yield _labelled("alignclip_step_seconds", "Step time of running jobs.", "base_model", summary.step_seconds)
     workers = Counter(worker.status for worker in summary.workers)
-    counts = {status: float(workers[status]) for status in STATUSES}
+    counts: dict[str, float] = {status: workers[status] for status in STATUSES}
     yield _labelled("alignclip_workers", "Workers; silent: alive, and leaves a job waiting.", "status", counts)
     yield from _gpu_memory(summary.workers)
     yield _gauge("alignclip_webhook_deliveries_due", "Webhook messages to be sent.", summary.num_deliveries_due)

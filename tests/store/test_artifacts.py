@@ -1,18 +1,48 @@
 """The artifact store, in a folder and in an object store."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.errors import ArtifactMissing
 
 
-@pytest.fixture(params=["folder", "file-url", "memory"])
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A server that speaks S3's protocol; its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty bucket, which the environment leads to as it leads an operator's processes."""
+    variables = {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{secrets.token_hex(6)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    s3fs.S3FileSystem.clear_instance_cache()
+    return name
+
+
+@pytest.fixture(params=["folder", "file-url", "memory", "s3"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place of the test's own for each kind of store; memory has no folders and no renames, like a bucket."""
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/store"
     if request.param == "memory":
         return f"memory://{secrets.token_hex(8)}/store"
     path = tmp_path / "store with spaces"
@@ -97,7 +127,7 @@ def test_a_file_and_a_member_of_a_folder_are_opened_for_reading_and_seeking(stor
 def test_only_what_lies_on_this_machine_has_a_local_path(store: ArtifactStore, location: str, folder: Path) -> None:
     uri = store.put_folder(folder, "a")
     path = store.local_path(uri)
-    if location.startswith("memory"):
+    if location.startswith(("memory", "s3")):
         assert path is None
     else:
         assert (path / "weights.safetensors").read_bytes() == b"w" * 100_000
@@ -192,3 +222,14 @@ def _attempts(store: ArtifactStore, uri: str, target: Path) -> list[Callable[[],
         lambda: store.fetch_file(uri, target / "file"),
         lambda: store.open(uri),
     ]
+
+
+def test_what_lies_below_a_key_is_listed_complete_or_not(store: ArtifactStore, folder: Path) -> None:
+    assert store.list_children("jobs/a/checkpoints") == []
+    uris = [store.put_folder(folder, f"jobs/a/checkpoints/step-{step}") for step in (1, 2)]
+    store.put_file(folder / "empty", "jobs/a/trainer.log")
+    assert store.list_children("jobs/a/checkpoints") == uris
+    assert store.list_children("jobs/a") == ["artifact:jobs/a/checkpoints", "artifact:jobs/a/trainer.log"]
+    store.delete(uris[0])
+    assert [store.exists(uri) for uri in uris] == [False, True]
+    assert store.list_children("jobs/a/checkpoints") == uris[1:]
