@@ -15,13 +15,14 @@ from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import FORM, Method, what_is_trained
 from alignclip_core.protocols.rows import Row, accuracy_of, figures_beside
 from alignclip_core.protocols.tables import Table, make_tables
-from alignclip_store import evaluations, tables
+from alignclip_store import evaluations
 from alignclip_store.audit import record_change
 from alignclip_store.database import transaction
 from alignclip_store.errors import DatasetRejected, FileNotFound
 from alignclip_store.job_status import FINISHED, JobStatus
 from alignclip_store.limits import require_room_in_queue
 from alignclip_store.queue import wake
+from alignclip_store.tables import Evaluation, Job
 from api.answers import seconds, seconds_or_none
 from api.authentication import Caller
 from api.errors import RequestInvalid
@@ -156,7 +157,7 @@ class EvaluationAnswer(BaseModel):
     tables: list[TableAnswer]
 
     @classmethod
-    def of(cls, evaluation: tables.Evaluation, jobs: Mapping[str, tables.Job]) -> EvaluationAnswer:
+    def of(cls, evaluation: Evaluation, jobs: Mapping[str, Job]) -> EvaluationAnswer:
         rows = [row for cell in evaluation.cells if (row := _row(evaluation, cell, jobs[cell["job_id"]])) is not None]
         return cls(
             id=evaluation.id,
@@ -174,7 +175,7 @@ class EvaluationAnswer(BaseModel):
         )
 
 
-def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationRequest) -> tables.Evaluation:
+def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationRequest) -> Evaluation:
     """All jobs of the grid in one transaction, or none. Raises whatever makes one of them impossible."""
     grid = request.to_grid()
     layout = read_layout_of(resources, caller.owner, request.dataset, param="dataset")
@@ -233,13 +234,13 @@ def _stored(cell: Cell, job_id: str) -> dict[str, Any]:
     }
 
 
-def _cell_answer(cell: Mapping[str, Any], job: tables.Job) -> CellAnswer:
+def _cell_answer(cell: Mapping[str, Any], job: Job) -> CellAnswer:
     accuracy, num_images, zero_shot = _figures(cell, job)
     named = {name: cell[name] for name in ("method", "target", "seed", "job_id", "split")}
     return CellAnswer(**named, status=job.status, accuracy=accuracy, num_images=num_images, zero_shot=zero_shot)
 
 
-def _figures(cell: Mapping[str, Any], job: tables.Job) -> tuple[float | None, int | None, float | None]:
+def _figures(cell: Mapping[str, Any], job: Job) -> tuple[float | None, int | None, float | None]:
     """Accuracy, images, accuracy of the base model; None before the job has succeeded."""
     if job.status != JobStatus.SUCCEEDED or not job.result:
         return None, None, None
@@ -247,7 +248,7 @@ def _figures(cell: Mapping[str, Any], job: tables.Job) -> tuple[float | None, in
     return *accuracy_of(job.result["tuned"][domains][classes]), job.result["zero_shot"][domains][classes]["accuracy"]
 
 
-def _row(evaluation: tables.Evaluation, cell: Mapping[str, Any], job: tables.Job) -> Row | None:
+def _row(evaluation: Evaluation, cell: Mapping[str, Any], job: Job) -> Row | None:
     accuracy, num_images, zero_shot = _figures(cell, job)
     if accuracy is None or num_images is None:
         return None
@@ -270,5 +271,6 @@ def _row(evaluation: tables.Evaluation, cell: Mapping[str, Any], job: tables.Job
         trained=what_is_trained(config),
         num_steps=config.num_steps,
         seconds=(job.finished_at - job.started_at).total_seconds(),
+        base_model=evaluation.base_model,
         command=f"POST /v1/fine_tuning/jobs {json.dumps(job.request)}",
     )

@@ -148,6 +148,7 @@ class GridRunner:
                 num_steps=run.config.num_steps,
                 seconds=round(seconds, 1),
                 command=run.command_of(cell),
+                base_model=cell.base_model,
             )
             for cell in run.cells
         ]

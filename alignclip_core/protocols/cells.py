@@ -47,6 +47,7 @@ class Question:
 class Cell:
     """One answer of one method under one seed."""
 
+    base_model: str
     dataset: str
     question: Question
     answer: Answer
@@ -56,13 +57,20 @@ class Cell:
     @property
     def run_name(self) -> str:
         """The folder of its run below the output folder."""
-        parts = (self.dataset, self.question.protocol, self.question.name, self.method.text, f"seed-{self.seed}")
+        parts = (
+            self.base_model,
+            self.dataset,
+            self.question.protocol,
+            self.question.name,
+            self.method.text,
+            f"seed-{self.seed}",
+        )
         return "/".join(re.sub(r"[^\w.=@,+-]+", "_", part) for part in parts)
 
     @property
-    def key(self) -> tuple[str, str, str, str, int]:
+    def key(self) -> tuple[str, str, str, str, str, int]:
         """What tells it from every other cell of an output folder."""
-        return (self.dataset, self.question.protocol, self.answer.target, self.method.text, self.seed)
+        return (self.base_model, self.dataset, self.question.protocol, self.answer.target, self.method.text, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +98,12 @@ def ask(protocol: Protocol, layout: DatasetLayout, choices: Choices = Choices())
 
 
 def make_cells(
-    dataset: str, questions: Iterable[Question], methods: Sequence[Method], seeds: Sequence[int]
+    base_model: str, dataset: str, questions: Iterable[Question], methods: Sequence[Method], seeds: Sequence[int]
 ) -> list[Cell]:
     """Every answer of every method under every seed; seed by seed, so that a broken-off grid compares all methods."""
     asked = list(questions)
     return [
-        Cell(dataset=dataset, question=question, answer=answer, method=method, seed=seed)
+        Cell(base_model=base_model, dataset=dataset, question=question, answer=answer, method=method, seed=seed)
         for seed in seeds
         for question in asked
         for method in methods

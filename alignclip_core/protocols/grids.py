@@ -27,11 +27,13 @@ class Grid:
     base_model: str = "starter"
     choices: Choices = field(default_factory=Choices)
     values: Mapping[str, Any] = field(default_factory=dict)  # fields of FinetuneConfig, the same for every method
-    values_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # a recipe's own for an algorithm
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # weaker: an algorithm's own fields stand above it
+    recipe_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by algorithm, or algorithm@preset
 
     def cells(self, layout: DatasetLayout) -> list[Cell]:
         """All of it. Raises `DatasetInvalid` where the protocol cannot be asked of this dataset."""
-        return make_cells(self.dataset, ask(self.protocol, layout, self.choices), self.methods, self.seeds)
+        questions = ask(self.protocol, layout, self.choices)
+        return make_cells(self.base_model, self.dataset, questions, self.methods, self.seeds)
 
     def config_of(self, cell: Cell, base_model: BaseModel, class_names: Mapping[str, str]) -> FinetuneConfig:
         """The recipe < the algorithm's own of it < the method's < what the protocol asks. Raises `ConfigInvalid`."""
@@ -46,7 +48,10 @@ class Grid:
 
     def given_to(self, method: Method) -> dict[str, Any]:
         """The recipe's fields and the method's own; no length for a method that trains nothing."""
-        given = {**self.values, **self.values_of.get(method.algorithm, {}), **method.values}
-        if ALGORITHMS[method.algorithm].get("num_steps") == 0:
+        own = ALGORITHMS[method.algorithm]
+        recipe = {name: value for name, value in self.recipe.items() if name not in own}
+        recipe |= self.recipe_of.get(method.head, self.recipe_of.get(method.algorithm, {}))
+        given = {**recipe, **self.values, **method.values}
+        if own.get("num_steps") == 0:
             return {name: value for name, value in given.items() if name not in LENGTH_FIELDS}
         return given

@@ -35,6 +35,11 @@ class Method:
     preset: str | None = None
     values: Mapping[str, Any] = ()  # type: ignore[assignment]
 
+    @property
+    def head(self) -> str:
+        """Algorithm and preset, without the values."""
+        return self.algorithm if self.preset is None else f"{self.algorithm}@{self.preset}"
+
     @classmethod
     def parse(cls, text: str) -> Method:
         """From its short form, such as `alignclip@authors_code` or `finetune:averaging=swad,head=linear`.

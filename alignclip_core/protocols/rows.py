@@ -34,11 +34,12 @@ class Row:
     num_steps: int
     seconds: float  # of the run that it shares with its question's other answers
     command: str
+    base_model: str = "starter"
 
     @property
-    def key(self) -> tuple[str, str, str, str, int]:
+    def key(self) -> tuple[str, str, str, str, str, int]:
         """As of `Cell`."""
-        return (self.dataset, self.protocol, self.target, self.method, self.seed)
+        return (self.base_model, self.dataset, self.protocol, self.target, self.method, self.seed)
 
     def to_line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -50,7 +51,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises `ArtifactCorrupt`, naming the line, for any other that is no row.
     """
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    rows: dict[tuple[str, str, str, str, int], Row] = {}
+    rows: dict[tuple[str, str, str, str, str, int], Row] = {}
     for number, line in enumerate(lines, start=1):
         try:
             row = Row(**json.loads(line))

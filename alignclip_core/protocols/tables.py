@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
 from alignclip_core.protocols.cells import BASE, NEW
 from alignclip_core.protocols.rows import Row
 
-AVERAGE = "average"
+AVERAGE, OVER_DATASETS = "average", "all"
 H_OF_AVERAGES, MEAN_OF_H = "H of averages", "mean of H"
+PaperFigures = Mapping[str, Mapping[str, Mapping[str, float]]]
 BESIDE_WORDS = {
     "in_split": "80 % in-split",
     "out_split": "20 % out-split",
@@ -62,22 +63,44 @@ def harmonic_mean(base: float, new: float) -> float:
     return 2 * base * new / (base + new) if base + new else 0.0
 
 
-def make_tables(rows: Iterable[Row], paper: Mapping[str, Mapping[str, float]] | None = None) -> list[Table]:
-    """One table for each dataset and protocol, and one for each kind of figure that stands beside the answers.
+def make_tables(rows: Iterable[Row], paper: PaperFigures | None = None) -> list[Table]:
+    """One table for each dataset and protocol, one for each kind of figure beside the answers, one over datasets.
 
-    `paper` holds the paper's own figures in per cent: {method: {column: figure}}; they are lines of their own.
+    The paper's own figures are lines of their own: {dataset, or "all" for that over datasets: {row: {column: per
+    cent}}}.
     """
-    grids: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    paper = paper or {}
+    grids: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        grids[row.dataset, row.protocol].append(row)
+        grids[row.base_model, row.dataset, row.protocol].append(row)
+    has_many_bases = len({base_model for base_model, _, _ in grids}) > 1
     tables: list[Table] = []
-    for (dataset, protocol), grid in sorted(grids.items()):
-        title = f"{protocol.replace('_', ' ')} on {dataset}"
-        tables.append(_table(title, _accuracies(grid), _paper_of(paper, grid), grid))
+    for (base_model, dataset, protocol), grid in sorted(grids.items()):
+        title = f"{protocol.replace('_', ' ')} on {dataset}" + (f" from {base_model}" if has_many_bases else "")
+        tables.append(_table(title, _accuracies(grid), paper.get(dataset, {}), grid))
         for name in dict.fromkeys(name for row in grid for name in row.beside):
             beside = {key: value for key, value in _accuracies(grid, name).items() if value}
             tables.append(_table(f"{title}: {BESIDE_WORDS[name]}", beside, {}, grid))
-    return tables
+    return [*tables, *([] if has_many_bases else _over_datasets(grids, paper.get(OVER_DATASETS, {})))]
+
+
+def _over_datasets(
+    grids: Mapping[tuple[str, str, str], Sequence[Row]], printed: Mapping[str, Mapping[str, float]]
+) -> Iterator[Table]:
+    """A column for each dataset, the mean over its targets; of unseen classes base and new, the means over datasets."""
+    for protocol in dict.fromkeys(protocol for _, _, protocol in grids):
+        of_protocol = {dataset: rows for (_, dataset, other), rows in grids.items() if other == protocol}
+        if len(of_protocol) < 2:
+            continue
+        rows = [row for grid in of_protocol.values() for row in grid]
+        is_halved = {row.target for row in rows} == {BASE, NEW}
+        values: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+        for row in rows:
+            values[row.method, row.target if is_halved else row.dataset, row.seed].append(row.accuracy)
+        means: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+        for (method, column, seed), found in values.items():
+            means[method][column][seed] = mean(found)
+        yield _table(f"{protocol.replace('_', ' ')} on {len(of_protocol)} datasets", means, printed, rows)
 
 
 Accuracies = Mapping[str, Mapping[str, Mapping[int, float]]]  # method, target, seed
@@ -102,8 +125,9 @@ def _table(title: str, accuracies: Accuracies, paper: Mapping[str, Mapping[str, 
             str(Figure.of(list(of_method[target].values()))) if of_method.get(target) else "–" for target in targets
         ]
         figures += [_summary(name, of_method, targets) for name in summaries]
-        seeds = {seed for target in of_method.values() for seed in target}
-        lines.append((method, *figures, str(len(seeds)), trained[method].trained))
+        counts = sorted(len(of_method.get(target, {})) for target in targets)
+        num_seeds = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]}–{counts[-1]}"
+        lines.append((method, *figures, num_seeds, trained[method].trained))
     for method, printed in paper.items():
         shown = [f"{printed[column]:g}" if column in printed else "–" for column in (*targets, *summaries)]
         lines.append((f"{method} (paper)", *shown, "–", ""))
@@ -120,10 +144,3 @@ def _summary(name: str, of_method: Mapping[str, Mapping[int, float]], targets: S
     if name == MEAN_OF_H:
         return str(Figure.of([harmonic_mean(of_method[BASE][seed], of_method[NEW][seed]) for seed in sorted(seeds)]))
     return str(Figure(harmonic_mean(*(mean(of_method[half][seed] for seed in seeds) for half in (BASE, NEW))), None))
-
-
-def _paper_of(
-    paper: Mapping[str, Mapping[str, float]] | None, rows: Sequence[Row]
-) -> Mapping[str, Mapping[str, float]]:
-    columns = {row.target for row in rows} | {AVERAGE, H_OF_AVERAGES, MEAN_OF_H}
-    return {name: figures for name, figures in (paper or {}).items() if columns & figures.keys()}

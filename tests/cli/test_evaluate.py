@@ -67,7 +67,7 @@ def test_grid_is_stopped_and_goes_on_and_the_model_is_tested_elsewhere(start_eva
     (tmp_path / "outlines.classes.json").write_text(json.dumps({"bar": "horizontal line"}))
     asked = [pictures, other, "--protocol", "dataset_shift", "--seed", "0", "--method", "finetune", *BUDGET]
     asked += ["--set", "num_steps=12", "--set", "checkpoint_every_steps=12", "--output", "grid", "--threads", "1"]
-    metrics = tmp_path / "grid/runs/pictures/dataset_shift/source/finetune/seed-0/metrics.jsonl"
+    metrics = tmp_path / "grid/runs/starter/pictures/dataset_shift/source/finetune/seed-0/metrics.jsonl"
     with start_evaluate(*asked) as stopped:
         wait_until(lambda: metrics.is_file() and '"kind": "train"' in metrics.read_text())
         stopped.send_signal(signal.SIGINT)

@@ -109,15 +109,17 @@ def test_cells_of_one_question_method_and_seed_share_a_run():
     cells = grid.cells(FLAT)
     assert len(cells) == len({cell.key for cell in cells}) == 2 * 2 * 2
     assert len({cell.run_name for cell in cells}) == 2 * 2
-    assert cells[2].run_name == "animals/unseen_classes/base_new/alignclip@authors_code_bma_beta=0.1/seed-0"
+    assert cells[2].run_name == "starter/animals/unseen_classes/base_new/alignclip@authors_code_bma_beta=0.1/seed-0"
 
 
 def test_every_method_has_the_same_budget_but_for_what_it_names():
-    budget = {"values": {"num_steps": 7, "bma_beta": 0.5}, "values_of": {"clipood": {"margin": 0.1}}}
+    recipe = {"num_steps": 9, "bma_beta": 0.5, "averaging": "bma"}
+    budget = {"values": {"num_steps": 7}, "recipe": recipe, "recipe_of": {"clipood": {"margin": 0.1}}}
     assert config_of("few_shot", FLAT, **budget).num_steps == 7
     assert config_of("few_shot", FLAT, method="clipood", **budget).margin == 0.1
     assert config_of("few_shot", FLAT, method="alignclip:bma_beta=0.1", **budget).bma_beta == 0.1
     assert config_of("few_shot", FLAT, method="zero_shot", **budget).num_steps == 0
+    assert config_of("few_shot", FLAT, method="finetune", **budget).averaging == "none"  # what makes it finetune
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
@@ -171,7 +173,7 @@ def test_rows_survive_a_line_that_was_cut_off_and_the_last_of_a_cell_counts(tmp_
 def test_tables_have_both_conventions_of_h_and_the_deviation_over_seeds():
     rows = [row(target="base", seed=s, accuracy=a) for s, a in enumerate((0.8, 0.6))]
     rows += [row(target="new", seed=s, accuracy=a) for s, a in enumerate((0.4, 0.6))]
-    (table,) = make_tables(rows, {"AlignCLIP": {"base": 84.5, "new": 74.8, "H of averages": 79.37}})
+    (table,) = make_tables(rows, {"pets": {"AlignCLIP": {"base": 84.5, "new": 74.8, "H of averages": 79.37}}})
     assert table.columns == ("method", "base", "new", "H of averages", "mean of H", "seeds", "trained")
     h = 100 * harmonic_mean(0.7, 0.5)
     mean_of_h = 100 * (harmonic_mean(0.8, 0.4) + 0.6) / 2

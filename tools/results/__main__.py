@@ -22,9 +22,9 @@ from alignclip_core.protocols.rows import read_rows
 from alignclip_store.errors import StoreError
 from cli.console import err
 from cli.errors import CliError
-from cli.evaluate import run_grids
 from cli.grid_data import GridData, open_data
 from cli.grid_runs import RESULTS_FILE
+from cli.grids import Spending, run_grids
 from tools.demo.__main__ import draw
 from tools.results import budget
 from tools.results.document import write_document
@@ -52,11 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_grids(
             [(grid, each, partial(command_of, source, grid)) for grid, each, source in grids],
             {},
-            output,
-            num_parallel=options.parallel,
-            num_threads=options.threads,
-            keeps_models=False,
-            is_plan=options.plan,
+            Spending(output, options.parallel, options.threads, keeps_models=False, is_plan=options.plan),
         )
     except (CliError, AlignClipError, StoreError) as error:
         err.print(f"results: {error}", style="red", markup=False)

@@ -1,0 +1,49 @@
+"""`alignclip evaluate --paper`: each row of docs/paper.md has a command that plans, even without its datasets."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+ROWS = re.findall(r"^\| `(alignclip .+?)`", (Path(__file__).parents[2] / "docs" / "paper.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ROWS)
+def test_every_row_of_the_document_plans(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
+    words = shlex.split(command.replace("ROOT", str(tmp_path)))[1:]
+    done = CliRunner().invoke(app, [*words, "--plan", "--seed", "0"])
+    assert done.exit_code == 0, done.output
+    assert "domain" in done.output or "dataset" in done.output
+    assert "seed" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_its_datasets_an_experiment_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
+    (tmp_path / "pacs.zip").touch()
+    refused = CliRunner().invoke(app, ["evaluate", "--paper", "table10", "--data", str(tmp_path)])
+    assert refused.exit_code == 1
+    words = " ".join(refused.output.split())
+    assert "table10 needs: " in words
+    assert "vlcs.zip" in words
+    assert "alignclip models pull vit-b-16-openai" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--paper", "table1"], "--data"),
+        (["--paper", "table11", "--data", "."], "Unknown experiment 'table11'"),
+        ([], "at least one dataset"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
+    refused = CliRunner().invoke(app, ["evaluate", *words])
+    assert refused.exit_code == 1
+    assert said in " ".join(refused.output.split())
