@@ -40,6 +40,8 @@ TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The named template sets of the paper's appendix A.2, as CoOp's code has them."""
+SYNONYM = "|"
+"""Stands between the words for one class: its embedding is the mean over all of them and all templates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class FinetuneConfig:
 
     # What is trained, on what
     base_model: str
-    class_names: Mapping[str, str]  # folder name -> display name, every class, unseen ones too; sorted by folder
+    class_names: Mapping[str, str]  # folder name -> display name or sofa|couch; all classes, sorted by folder
     algorithm: Algorithm = "alignclip"
     preset: str = "paper"
     templates: tuple[str, ...] = TEMPLATE_SETS["default"]  # each with one {}; class embedding = mean over them

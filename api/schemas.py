@@ -17,6 +17,7 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Suffix = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Names = Annotated[list[Name], Field(min_length=1, max_length=100)]
 Template = Annotated[str, StringConstraints(max_length=512)]
 
 _AUTO = {"batch_size", "n_epochs", "learning_rate_multiplier", *HYPERPARAMETERS}
@@ -79,8 +80,9 @@ class FinetuneRequest(BaseModel):
     priority: int = Field(0, ge=-10, le=10, description="Of all waiting jobs the highest runs first.")
     algorithm: str = Field("alignclip", description="alignclip, or a baseline that shares its trainer.")
     preset: str | None = Field(None, description="Named values; unset: the model card's, then `paper`.")
-    class_names: list[Name] | dict[str, Name] | None = Field(
-        None, description="Words for the class folders: a list of their names, or a map from folder to name."
+    class_names: list[Name] | dict[str, Name | Names] | None = Field(
+        None,
+        description="Words for the class folders: a list of their names, or a map from folder to a name or to several.",
     )
     templates: list[Template] | Template | None = Field(
         None, description=f"Prompts with one {{}} each, or the name of a set: {', '.join(TEMPLATE_SETS)}."

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from alignclip_core.config import FinetuneConfig
+from alignclip_core.config import SYNONYM, FinetuneConfig
 from alignclip_core.dataset.imagenet import imagenet_names
 from alignclip_core.dataset.samples import DatasetLayout, Sample
 from alignclip_core.errors import DatasetInvalid
@@ -73,16 +73,20 @@ def split_dataset(layout: DatasetLayout, config: FinetuneConfig, validation: Dat
     return Split(samples, tuple(train), tuple(held_out), groups)
 
 
-def resolve_class_names(layout: DatasetLayout, given: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+def resolve_class_names(
+    layout: DatasetLayout, given: Sequence[str] | Mapping[str, str | Sequence[str]] | None
+) -> dict[str, str]:
     """Folder name -> display name of every class. Raises `DatasetInvalid` naming what does not fit.
 
     A list must hold one name for each folder, in any order, alike but for case, "_" and "-"; a map may name other
-    words, and folders that it leaves out keep their own name. Without either, ImageNet's folders get ImageNet's names.
+    words, several for one class as well, and folders that it leaves out keep their own name. Without either, ImageNet's
+    folders get ImageNet's names.
     """
     if given is None:
         names = dict(imagenet_names(layout.class_names) or {folder: folder for folder in layout.class_names})
     elif isinstance(given, Mapping):
-        names = _names_from_map(layout.class_names, given)
+        joined = {folder: _joined(name) for folder, name in given.items()}
+        names = _names_from_map(layout.class_names, joined)
     else:
         names = _names_from_list(layout.class_names, given)
     _check_display_names(names)
@@ -274,6 +278,12 @@ def _names_from_map(folders: Sequence[str], given: Mapping[str, str]) -> dict[st
     return {folder: given.get(folder, folder) for folder in folders}
 
 
+def _joined(name: str | Sequence[str]) -> str:
+    """Several words for a class as one name."""
+    is_several = isinstance(name, list | tuple) and all(isinstance(word, str) for word in name)
+    return SYNONYM.join(name) if is_several else name  # type: ignore[return-value]  # the check of names refuses others
+
+
 def _names_from_list(folders: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     unmatched = {_spoken(folder): folder for folder in folders}
     names: dict[str, str] = {}
@@ -296,17 +306,18 @@ def _names_from_list(folders: Sequence[str], given: Sequence[str]) -> dict[str, 
 def _check_display_names(names: Mapping[str, str]) -> None:
     folders: dict[str, str] = {}
     for folder, name in names.items():
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not all(word.strip() for word in name.split(SYNONYM)):
             raise DatasetInvalid(
                 f"The name of class {folder!r} is {name!r}; it must be a word or more.", param="class_names"
             )
-        other = folders.setdefault(_spoken(name), folder)
-        if other != folder:
-            raise DatasetInvalid(
-                f"Classes {other!r} and {folder!r} have the same name {name!r}, so the text cannot tell them apart; "
-                "give other names by a map from folder name to name.",
-                param="class_names",
-            )
+        for word in name.split(SYNONYM):
+            other = folders.setdefault(_spoken(word), folder)
+            if other != folder:
+                raise DatasetInvalid(
+                    f"Classes {other!r} and {folder!r} have the same name {word!r}, so the text cannot tell them "
+                    "apart; give other names by a map from folder name to name.",
+                    param="class_names",
+                )
 
 
 def _spoken(name: str) -> str:

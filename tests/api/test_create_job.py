@@ -314,3 +314,13 @@ def test_validation_set_with_other_classes_is_refused(refused, service, make_arc
 def test_body_that_is_no_object_is_refused(http, content, kind, status, code):
     answer = http.post(JOBS, content=content, headers={"content-type": kind})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_several_words_for_a_class_are_one_class(service, create_job):
+    body = {"num_steps": 8, "class_names": {"dog": ["dog", "hound"]}}
+    job = create_job(extra_body=body)
+    assert job.class_names["dog"] == "dog|hound"
+    plain = create_job()
+    assert job.similarity["sha256"] != plain.similarity["sha256"]
+    with pytest.raises(BadRequestError, match="have the same name 'cat'"):
+        create_job(extra_body=body | {"class_names": {"dog": ["dog", "cat"]}})

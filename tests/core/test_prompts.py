@@ -76,3 +76,16 @@ def test_similarity_is_symmetric_fp32_and_survives_its_file(text_encoder, tmp_pa
     loaded = ClassSimilarity.load(tmp_path / "similarity.safetensors")
     assert np.array_equal(loaded.cosine, similarity.cosine)
     assert loaded.sha256 == similarity.sha256
+
+
+def test_several_words_for_a_class_are_averaged_over_all_templates(text_encoder):
+    embeddings = embed_classes(text_encoder, ["sofa|living_room couch", "dog"], TEMPLATES)
+    prompts = [template.replace("{}", word) for word in ("sofa", "living room couch") for template in TEMPLATES]
+    assert_close(embeddings[0], normalize(text_encoder.encode(prompts).mean(0), dim=0), atol=1e-5, rtol=0)
+    assert_close(embeddings[1], embed_classes(text_encoder, ["dog"], TEMPLATES)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("names", [["sofa|couch", "couch"], ["sofa|sofa", "dog"], ["sofa|", "dog"], ["|", "dog"]])
+def test_a_word_that_is_empty_or_stands_twice_is_refused(names):
+    with pytest.raises(LabelsInvalid):
+        build_prompts(names, TEMPLATES)

@@ -311,3 +311,11 @@ def test_imagenets_folders_get_imagenets_names():
     assert resolve_class_names(layout, {"n01440764": "fish"}) == {"n01440764": "fish", "n01443537": "n01443537"}
     other = read_layout(["n01440764/1.jpg", "nothing/1.jpg"])
     assert resolve_class_names(other, None) == {"n01440764": "n01440764", "nothing": "nothing"}
+
+
+def test_a_map_may_give_several_words_for_a_class():
+    names = resolve_class_names(PETS, {"cat": ["cat", "house_cat"]})
+    assert names["cat"] == "cat|house_cat"
+    for given in ({"cat": ["cat", "n0123"]}, {"cat": ["cat", ""]}, {"cat": []}):
+        with pytest.raises(DatasetInvalid):
+            resolve_class_names(PETS, given)
