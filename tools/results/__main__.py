@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import typer
+
 from alignclip_core.errors import AlignClipError
 from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CliError, AlignClipError, StoreError) as error:
         err.print(f"results: {error}", style="red", markup=False)
         return 1
+    except typer.Exit as ended:  # stopped, or a run failed
+        return int(ended.exit_code)
     if not options.plan:
         names = {each.name for each in data.values()}
         write_document(DOCUMENT, [row for row in read_rows(output / RESULTS_FILE) if row.dataset in names])
