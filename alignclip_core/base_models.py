@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -84,8 +84,14 @@ def list_base_models(models_dir: Path) -> list[BaseModel]:
     return list(found.values())
 
 
-def find_base_model(model_id: str, models_dir: Path) -> BaseModel:
-    """The local model of that id. Raises `BaseModelUnknown` or `BaseModelNotLocal`, each saying what would do."""
+def find_base_model(model_id: str, models_dir: Path, allowed: Collection[str] | None = None) -> BaseModel:
+    """The local model of that id, if it is `allowed`; None: every one is.
+
+    Raises `BaseModelUnknown` or `BaseModelNotLocal`, each saying what would do.
+    """
+    if allowed is not None and model_id not in allowed:
+        known = ", ".join(allowed) or "none"
+        raise BaseModelUnknown(f"This service does not allow {model_id!r}; it allows: {known}.", param="model")
     models = {model.id: model for model in list_base_models(models_dir)}
     if model_id not in models:
         near = difflib.get_close_matches(model_id, models, n=1)

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     dataset_cache_bytes: int | None = Field(
         None, ge=1, description="Size above which a dataset is streamed through a cache of so many bytes; unset: never."
     )
+    max_report_images: int = Field(
+        5000, ge=1, description="Images of a dataset that a report decodes; of more, an even sample."
+    )
     bootstrap_api_key: str | None = Field(None, description="The API key; unset: made on first start, kept below home.")
     key_pepper: str | None = Field(None, description="Secret under which API keys are hashed; unset: kept below home.")
     allowed_base_models: list[str] | None = Field(None, description="Ids that jobs may use (JSON); unset: all here.")
@@ -74,7 +77,10 @@ class Settings(BaseSettings):
     wake_again_seconds: float = Field(30.0, gt=0, description="How often waiting workers are woken for one queued job.")
     stop_seconds: float = Field(10.0, gt=0, description="How long a trainer may take to stop before it is killed.")
     max_runs_per_job: int = Field(3, ge=1, description="Runs that a job may lose before it fails.")
-    keep_checkpoints: int = Field(2, ge=1, description="Resume points kept per job.")
+    max_run_seconds: float | None = Field(
+        None, gt=0, description="How long one run of a job may take, from its claim; unset: any time."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Newest resume points kept per job; the best is kept beside.")
     gpus: str | None = Field(
         None,
         pattern=r"^[^,\s]+(,[^,\s]+)*$",

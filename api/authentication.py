@@ -79,6 +79,10 @@ class Authenticator:
         self._remember(digest)
         return caller
 
+    def is_good(self, text: str) -> bool:
+        """Whether a key that was good before still is: neither revoked nor expired since."""
+        return self._bootstrap(_digest(text), None) is not None or self._kept(text, None) is not None
+
     def _bootstrap(self, digest: bytes, request_id: str | None) -> Caller | None:
         # Digests are of one length, so that the time of the comparison tells nothing of the key.
         if not hmac.compare_digest(digest, self._bootstrap_digest):

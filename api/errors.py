@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 
 from alignclip_core.errors import AlignClipError, ArtifactCorrupt, OutOfMemory, TrainingDiverged, TrainingStopped
 from alignclip_store.errors import ArtifactMissing, LeaseLost, QuotaExceeded, RowNotFound, StoreError
+from api.allowed_methods import allowed_methods
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +208,10 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
         404: f"There is no {request.method} {request.url.path}.",
         405: f"{request.url.path} does not take {request.method}.",
     }.get(error.status_code, str(error.detail))
-    return error_response(request, error.status_code, message, code=code, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = allowed_methods(request.url.path, request.app.openapi()) or headers.get("Allow", "")
+    return error_response(request, error.status_code, message, code=code, headers=headers)
 
 
 async def _answer_database(request: Request, error: Exception) -> JSONResponse:

@@ -113,11 +113,7 @@ class ModelCache:
 
     def base_model(self, model_id: str) -> BaseModel:
         """The card of a local base model that the operator allows. Raises `BaseModelUnknown` or `BaseModelNotLocal`."""
-        card = find_base_model(model_id, self._settings.models_location)
-        if not self.allows(card):
-            allowed = ", ".join(self._settings.allowed_base_models or ()) or "none"
-            raise BaseModelUnknown(f"This service does not allow {model_id!r}; it allows: {allowed}.", param="model")
-        return card
+        return find_base_model(model_id, self._settings.models_location, self._settings.allowed_base_models)
 
     def allows(self, base_model: BaseModel) -> bool:
         """Whether the operator lets this base model be used."""

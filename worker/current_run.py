@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
@@ -54,6 +54,7 @@ class CurrentRun:
     claim: Claim
     lease: Lease
     run_dir: RunDir
+    begun_at: float = field(default_factory=time.monotonic)
 
     @property
     def settings(self) -> Settings:
@@ -74,7 +75,11 @@ class CurrentRun:
             return "lost"
         if self.lease.wish is not None:
             return self.lease.wish
-        return "shutdown" if self.workplace.shutting_down.is_set() else None
+        if self.workplace.shutting_down.is_set():
+            return "shutdown"
+        max_seconds = self.settings.max_run_seconds
+        is_over = max_seconds is not None and time.monotonic() - self.begun_at > max_seconds
+        return "deadline" if is_over else None
 
     def raise_if_stopped(self) -> None:
         """Raises `RunStopped` when the run should not go on."""

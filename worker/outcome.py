@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from alignclip_store.runs import NewModel
 
-StopReason = Literal["cancelled", "paused", "shutdown", "lost"]
-"""Why a run should end before its trainer does: a client's wish, a worker's shutdown, a lease that is gone."""
+StopReason = Literal["cancelled", "paused", "shutdown", "deadline", "lost"]
+"""Why a run should end before its trainer: a client's wish, a worker's shutdown, its time is up, its lease is gone."""
 
 OutcomeKind = Literal["succeeded", "failed", "cancelled", "paused", "released", "given_up", "lost"]
 
@@ -18,6 +18,11 @@ STORAGE_FAILED = "storage_failed"
 DATABASE_AWAY = "database_away"
 PASSING_CODES = frozenset({DISK_FULL, STORAGE_FAILED, DATABASE_AWAY})
 """Codes of trouble that may pass with time: the next run waits for a lease's length."""
+
+
+def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """The error of a job's row: the three keys that clients read."""
+    return {"code": code, "message": message, "param": param}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +69,10 @@ STOPPED: dict[StopReason, Outcome] = {
     "cancelled": Outcome(kind="cancelled"),
     "paused": Outcome(kind="paused"),
     "shutdown": Outcome(kind="released"),
+    "deadline": Outcome.failed(
+        "deadline_exceeded",
+        "The run took longer than this service allows (ALIGNCLIP_MAX_RUN_SECONDS). Its last checkpoint is kept: retry "
+        "the job and it goes on from there, or create one with fewer num_steps.",
+    ),
     "lost": Outcome(kind="lost"),
 }
-
-
-def error_body(code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """The error of a job's row: the three keys that clients read."""
-    return {"code": code, "message": message, "param": param}

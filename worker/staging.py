@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import structlog
 from sqlalchemy.orm import Session
 
+from alignclip_core.base_models import find_base_model
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.fingerprint import count_parts, split_manifest, split_sha256
 from alignclip_core.errors import ArtifactCorrupt
@@ -39,6 +40,7 @@ def stage(run: CurrentRun) -> int | None:
     """
     job = run.read_job()
     config = FinetuneConfig.from_json(job.config)
+    find_base_model(config.base_model, run.settings.models_location, run.settings.allowed_base_models)
     run.run_dir.write_config(config)
     fetch_similarity(run)
     run.record_phase("fetching_files")

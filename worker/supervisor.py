@@ -97,8 +97,8 @@ def judge(exit_code: int, run_dir: RunDir, reason: StopReason | None) -> Outcome
         return Outcome.given_up(error.code, error.message)
     if error is not None:
         return Outcome.failed(error.code, error.message, error.param)
-    if reason == "paused":
-        return STOPPED["paused"]
+    if reason in ("paused", "deadline"):
+        return STOPPED[reason]
     if reason == "shutdown" or exit_code == EXIT_STOPPED:
         return STOPPED["shutdown"]
     if shutil.disk_usage(run_dir.path).free < FULL_DISK_BYTES:

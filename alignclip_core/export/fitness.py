@@ -45,7 +45,7 @@ def check_fits(
             param="format",
         )
     if export_format == "huggingface":
-        reason = _why_no_clip_model(config)
+        reason = _why_no_clip_model(config) or _why_no_image_processor(base_model, manifest)
         if reason:
             raise ExportUnfit(
                 f"transformers' CLIPModel cannot be {base_model.id!r}: {reason}. Export it as 'open_clip' or 'onnx'.",
@@ -67,6 +67,14 @@ def folder_of(base_model: BaseModel) -> Path:
     if base_model.folder is None:
         raise BaseModelNotLocal(f"The files of {base_model.id!r} are not on this machine.", param="model")
     return base_model.folder
+
+
+def _why_no_image_processor(base_model: BaseModel, manifest: Mapping[str, Any]) -> str | None:
+    """CLIPImageProcessor resizes the shortest edge and crops, or squashes."""
+    config = json.loads((folder_of(base_model) / CONFIG_FILE).read_text())
+    preprocessing = manifest.get("preprocessing") or config.get("preprocess_cfg", {})
+    mode = preprocessing.get("resize_mode", "shortest")
+    return None if mode in ("shortest", "squash") else f"its images are resized with {mode!r}"
 
 
 def _why_no_clip_model(config: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from alignclip_store import jobs, tables
@@ -22,6 +22,7 @@ from api.job_answers import EventAnswer, JobAnswer, MetricAnswer, answer_jobs
 from api.resources import Resources
 
 POLL_SECONDS = 0.5
+PROVE_SECONDS = 5  # between two looks at the key of an open stream
 PING_SECONDS = 15  # a comment that keeps proxies from ending a silent connection
 SEND_SECONDS = 30  # for a client that reads nothing
 PAGE = 500
@@ -75,19 +76,23 @@ class Position:
 )
 async def stream_job(
     job_id: str,
+    request: Request,
     owner: OwnerDep,
     resources: ResourcesDep,
     last_event_id: Annotated[
         str | None, Header(max_length=64, description="`id:` of the last message that arrived: go on behind it.")
     ] = None,
 ) -> Response:
-    """What happens to the job, as it happens, until it has ended. Paused jobs stay silent until they are resumed.
+    """What happens to the job, as it happens, until it has ended or the key is no longer good.
+
+    Paused jobs stay silent until they are resumed.
 
     After a lost run, training repeats the steps behind its last checkpoint; their numbers are not sent again.
     """
     position = Position.parse(last_event_id)
     first = await to_thread.run_sync(_read_news, resources, owner, job_id, position)  # 404 before the stream begins
-    messages = _messages(resources, owner, job_id, first, position)
+    key = request.headers["authorization"].partition(" ")[2]
+    messages = _messages(resources, owner, job_id, first, position, key)
     return EventSourceResponse(
         messages, ping=PING_SECONDS, send_timeout=SEND_SECONDS, headers={"Cache-Control": "no-store"}
     )
@@ -128,9 +133,10 @@ def _read_news(resources: Resources, owner: str, job_id: str, position: Position
 
 
 async def _messages(
-    resources: Resources, owner: str, job_id: str, news: News, position: Position
+    resources: Resources, owner: str, job_id: str, news: News, position: Position, key: str
 ) -> AsyncIterator[ServerSentEvent]:
     told: tuple[Any, ...] = ()
+    proved_at = anyio.current_time()
     while True:
         answers: list[MetricAnswer | EventAnswer] = [*news.metrics, *news.events]
         for answer in answers:
@@ -146,4 +152,8 @@ async def _messages(
             return
         if not news.has_more:
             await anyio.sleep(POLL_SECONDS)
+        if anyio.current_time() - proved_at > PROVE_SECONDS:
+            if not await to_thread.run_sync(resources.authenticator.is_good, key):
+                return  # a client that comes back is told why
+            proved_at = anyio.current_time()
         news = await to_thread.run_sync(_read_news, resources, owner, job_id, position)

@@ -16,6 +16,21 @@ JOBS = "/v1/fine_tuning/jobs"
 OPEN = {"/healthz", "/readyz"}
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/fine_tuning/jobs/ftjob-1/cancel", "POST"),
+        ("/v1/fine_tuning/jobs", "GET, POST"),
+        ("/v1/files/file-1", "DELETE, GET"),
+        ("/healthz", "GET"),
+    ],
+)
+def test_a_wrong_method_is_405_with_all_that_are_allowed(service, path, allowed):
+    answer = service.http.request("PATCH", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
 def test_every_route_but_health_wants_the_key(service):
     client = httpx2.Client()
     paths = client.get(f"{service.url}/openapi.json").json()["paths"]

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from alignclip_store import runs
+from api.routes import stream
 
 
 def messages(response: httpx2.Response) -> Iterator[tuple[str, str, dict]]:
@@ -55,6 +56,21 @@ def test_a_finished_job_is_told_whole_and_the_stream_ends(http, finished_job):
     assert events[-1] == "It diverged."
     name, _, data = told[-1]
     assert (name, data["status"], data["id"]) == ("job", "failed", finished_job.id)
+
+
+def test_a_stream_ends_when_its_key_is_revoked(service, create_job, monkeypatch):
+    monkeypatch.setattr(stream, "PROVE_SECONDS", 0.2)
+    job = create_job()
+    made = service.http.post("/v1/api_keys", json={"name": "passing", "scopes": ["infer"]}).json()
+    headers = {"authorization": f"Bearer {made['key']}"}
+    with httpx2.stream(
+        "GET", f"{service.url}/v1/fine_tuning/jobs/{job.id}/stream", headers=headers, timeout=30, trust_env=False
+    ) as response:
+        told = messages(response)
+        assert next(told)[0] == "event"
+        assert service.http.delete(f"/v1/api_keys/{made['id']}").status_code == 200
+        assert all(name in ("event", "job") for name, _, _ in told), "it ends, though the job has not ended"
+    service.openai.fine_tuning.jobs.cancel(job.id)
 
 
 def test_a_client_that_comes_back_gets_what_it_missed_and_nothing_twice(http, finished_job):

@@ -124,6 +124,16 @@ def test_transformers_reads_texts_as_open_clip_does(tuned, tmp_path):
         assert tokenizer(prompt, truncation=True)["input_ids"] == expected[expected > 0].tolist()
 
 
+def test_resizing_that_transformers_does_not_do_is_refused_before_anything_is_made(tuned):
+    base, preprocessing = tuned.base_model, tuned.manifest["preprocessing"]
+    for mode in ("shortest", "squash"):
+        check_fits(base, "huggingface", tuned.manifest | {"preprocessing": preprocessing | {"resize_mode": mode}})
+    longest = tuned.manifest | {"preprocessing": preprocessing | {"resize_mode": "longest"}}
+    with pytest.raises(ExportUnfit, match="resized with 'longest'"):
+        check_fits(base, "huggingface", longest)
+    check_fits(base, "open_clip", longest)
+
+
 def test_gelu_stays_gelu(tiny_model_config, tmp_path, pixels):
     config = tiny_model_config | {"quick_gelu": False}
     base = load_base_model(write_base(tmp_path / "gelu", config))

@@ -9,6 +9,17 @@ from alignclip_store.queue import wake
 LONG = 100_000  # steps: no test waits for the last of them
 
 
+def test_a_run_that_takes_too_long_is_ended_with_a_next_step(make_service, archive):
+    service = make_service(max_run_seconds=1.0)
+    service.start_worker()
+    job = service.wait_for_end(service.submit(archive, num_steps=LONG))
+    assert (job.status, job.error["code"]) == ("failed", "deadline_exceeded"), service.logs()
+    assert "retry" in job.error["message"]
+    assert [run.outcome for run in service.runs(job.id)] == ["failed"]
+    with transaction(service.engine) as session:
+        assert retry_job(session, "owner", job.id).status == "queued"
+
+
 def test_a_paused_job_frees_its_worker_and_goes_on_from_where_it_was(running_service, archive, is_gone):
     service = running_service
     job_id = service.submit(archive, num_steps=LONG, checkpoint_every_steps=LONG)

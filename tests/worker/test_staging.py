@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alignclip_core.errors import ArtifactCorrupt
+from alignclip_core.errors import ArtifactCorrupt, BaseModelUnknown
 from alignclip_core.run_dir import ClassSimilarity
 from alignclip_store.database import transaction
 from alignclip_store.jobs import request_cancel
@@ -47,6 +47,14 @@ def test_the_run_directory_holds_what_the_trainer_reads(service, queued_job, sta
     assert ClassSimilarity.load(run_dir.similarity_file).sha256 == expected
     assert not run_dir.validation.exists()
     assert not run_dir.checkpoints.exists()
+
+
+def test_a_base_model_that_is_not_allowed_any_more_is_refused_by_the_worker_too(make_service, archive, claim_run):
+    service = make_service(allowed_base_models=["starter"])
+    service.submit(archive, wakes=False)
+    run = claim_run(service)
+    with held_folder(run.run_dir.path), pytest.raises(BaseModelUnknown, match="it allows: starter"):
+        stage(run)
 
 
 def test_a_dataset_below_a_root_is_copied_and_its_source_stays(make_service, tmp_path, pictures, claim_run):

@@ -25,6 +25,7 @@ def test_a_complete_model_is_a_success(run_dir):
     (run_dir.model / "manifest.json").write_text(json.dumps({}))
     assert judge(EXIT_DONE, run_dir, None).kind == "succeeded"
     assert judge(EXIT_DONE, run_dir, "shutdown").kind == "succeeded"
+    assert judge(EXIT_DONE, run_dir, "deadline").kind == "succeeded"
     assert judge(EXIT_DONE, run_dir, "cancelled").kind == "cancelled"
 
 
