@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 from zipfile import is_zipfile
 
 from alignclip_store.archives import (
     CHUNK_BYTES,
+    MAX_MEMBER_BYTES,
     ByteBudget,
     DatasetLimits,
     archive_sizes,
@@ -157,11 +159,18 @@ class WithShards:
         self._shards: dict[str, TarFiles] = {}
         self._places: dict[str, Location | None] = {}  # of the shards: to sign a URL takes time
         self._sizes: dict[str, int] = {}
+        num_bytes_held = 0
         for name, size in files.sizes.items():
             if not name.lower().endswith(SHARD_SUFFIX):
                 self._sizes[name] = size
                 continue
             opened = stack.enter_context(files.open(name))
+            num_bytes_held += size if isinstance(opened, BytesIO) else 0
+            if num_bytes_held > MAX_MEMBER_BYTES:
+                raise DatasetRejected(
+                    f"The shards in the archive have more than {MAX_MEMBER_BYTES:,} bytes; pack them into a tar "
+                    "without compression."
+                )
             try:
                 self._shards[name] = TarFiles(opened, limits, keep_labels=True)
             except DatasetRejected as error:

@@ -14,6 +14,7 @@ from typing import IO, BinaryIO, NamedTuple, cast
 
 from alignclip_store.archives import (
     CHUNK_BYTES,
+    MAX_MEMBER_BYTES,
     MAX_RATIO,
     RATIO_COUNTS_FROM_BYTES,
     ByteBudget,
@@ -76,6 +77,11 @@ class TarFiles:
             return cast(BinaryIO, Part(self._archive, self._members[path]))
         with self._opened() as tar:
             for name, info in self._checked(tar):
+                if name == path and info.size > MAX_MEMBER_BYTES:
+                    raise DatasetRejected(
+                        f"{name!r} has {info.size:,} bytes; in a packed tar a file that is read in one piece may have "
+                        f"{MAX_MEMBER_BYTES:,}: send the tar without gzip."
+                    )
                 if name == path:
                     return BytesIO(_content(tar, info))
         raise KeyError(path)

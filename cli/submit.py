@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from alignclip_core.dataset.layout import list_folder, read_layout
+from alignclip_core.dataset.files import LocalFiles
+from alignclip_core.dataset.layout import list_folder
+from alignclip_core.dataset.reading import is_plain, read_dataset
 from cli.archive import FolderArchive, WatchedFile
 from cli.client import ServiceClient, connect
 from cli.console import err, out
@@ -23,7 +25,7 @@ Options = list[str] | None
 
 def submit(
     source: Annotated[
-        str, typer.Argument(help="A folder or zip of class/image or domain/class/image, a file id, or a path there.")
+        str, typer.Argument(help="A folder, zip, tar or Parquet file here; or a file id, path or URL at the service.")
     ],
     model: Annotated[str, typer.Option(help="Base model to fine-tune.")] = "starter",
     algorithm: Annotated[str | None, typer.Option(help="alignclip, or a baseline: clipood, finetune, ...")] = None,
@@ -73,22 +75,33 @@ def submit(
 
 
 def provide_training_file(client: ServiceClient, source: str) -> str:
-    """The file id of an uploaded folder or zip; anything that is neither is a file id or a path at the service.
+    """The file id of an uploaded folder or file; anything that is neither is a file id, or a path or URL there.
 
     A folder's layout is checked before its first byte is sent. Raises `DatasetInvalid`.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        paths = [sample.path for sample in read_layout(list_folder(path)).samples]
+        paths = paths_to_send(path)
         num_bytes = sum((path / name).stat().st_size for name in paths)
-        with _upload_progress(f"{len(paths)} images", num_bytes) as advance:
+        with _upload_progress(f"{len(paths)} files", num_bytes) as advance:
             return _create_file(client, f"{path.resolve().name}.zip", FolderArchive(path, paths, advance))
     if path.is_file():
         with path.open("rb") as file, _upload_progress(path.name, path.stat().st_size) as advance:
             return _create_file(client, path.name, WatchedFile(file, advance))
     if source.startswith("file-") or "://" in source or path.is_absolute():
         return source
-    raise CliError(f"There is no folder or zip {source!r} here; a path at the service has to be absolute.")
+    raise CliError(f"There is no folder or file {source!r} here; a path at the service has to be absolute.")
+
+
+def paths_to_send(folder: Path) -> list[str]:
+    """The images of class folders; of a folder with lists or shards, all visible files. Raises `DatasetInvalid`."""
+    paths = list_folder(folder)
+    files = LocalFiles(folder, paths)
+    visible = [name for name in paths if not name.endswith("/") and not f"/{name}".count("/.")]
+    if any(name.endswith(".tar") for name in visible):
+        return visible  # the service looks into shards
+    layout = read_dataset(files)
+    return [sample.path for sample in layout.samples] if is_plain(layout, files) else visible
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

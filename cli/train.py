@@ -33,7 +33,7 @@ def train(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainer gets to write its checkpoint
     run = RunDir(run_dir.absolute())
     num_steps = run.read_config().num_steps
-    if not run.dataset.is_dir():
+    if not run.dataset.is_dir() and not run.dataset.with_suffix(".json").is_file():
         raise CliError(f"{run.dataset} is missing; it holds class/image or domain/class/image.")
     settings = load_settings()
     command = [sys.executable, "-P", "-m", "alignclip_core.train", str(run.path)]

@@ -3,12 +3,16 @@
 import gzip
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+import webdataset
 
+from alignclip_core.dataset.reading import read_dataset
+from alignclip_store import dataset_files
 from alignclip_store.archives import DatasetLimits
-from alignclip_store.dataset_files import open_container
+from alignclip_store.dataset_files import open_container, with_shards
 from alignclip_store.errors import DatasetRejected
 
 LIMITS = DatasetLimits(max_bytes=1 << 20, max_files=50)
@@ -125,3 +129,52 @@ def test_a_tar_that_was_cut_off_is_refused() -> None:
 def test_a_table_alone_is_refused_with_what_to_do() -> None:
     message = _refused(io.BytesIO(b"image,label\n"), name="pets.csv")
     assert "pack it as manifest.csv into one zip" in message
+
+
+def test_shards_in_a_tar_are_looked_into_and_in_a_zip_only_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = _tar({"0.jpg": b"cat", "0.cls": b"0", "1.jpg": b"dog", "1.cls": b"1"}).getvalue()
+    files = {"train/0.tar": shard, "test/0.tar": shard, "classnames.txt": b"cat\ndog\n"}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    for name, container in (("a.tar", _tar(files)), ("a.tar.gz", _tar(files, mode="w:gz")), ("a.zip", packed)):
+        with with_shards(open_container(name, container, LIMITS, where="/a.tar"), LIMITS) as found:
+            layout = read_dataset(found)
+            assert found.open("train/0.tar/1.jpg").read() == b"dog"
+        assert [(sample.class_name, sample.split) for sample in layout.samples] == [
+            ("cat", "test"),
+            ("dog", "test"),
+            ("cat", "train"),
+            ("dog", "train"),
+        ]
+    monkeypatch.setattr(dataset_files, "MAX_MEMBER_BYTES", len(shard))
+    with (
+        pytest.raises(DatasetRejected, match="pack them into a tar without compression"),
+        with_shards(open_container("a.zip", packed, LIMITS), LIMITS),
+    ):
+        pass
+
+
+def test_a_hostile_shard_is_refused_by_its_name() -> None:
+    files = {"0.tar": _tar({"../evil.jpg": b"evil"}).getvalue()}
+    with (
+        pytest.raises(DatasetRejected, match=r"0\.tar: The name '\.\./evil\.jpg' leads out"),
+        with_shards(open_container("a.tar", _tar(files), LIMITS), LIMITS),
+    ):
+        pass
+
+
+def test_what_webdataset_writes_is_read_as_it_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "pets-000000.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for number in range(4):
+            part = {"jpg": bytes([number]) * 100, "cls": number % 2, "json": {"domain": "art"}}
+            writer.write({"__key__": f"sample{number:06}"} | part)
+    theirs = [(each["jpg"], each["cls"].decode()) for each in webdataset.WebDataset(str(path), shardshuffle=False)]
+    with path.open("rb") as file:
+        files = open_container(path.name, file, LIMITS)
+        layout = read_dataset(files)
+        ours = [(files.open(sample.path).read(), sample.class_name) for sample in layout.samples]
+    assert ours == theirs
+    assert layout.domains == ("art",)
