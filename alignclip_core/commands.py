@@ -4,6 +4,7 @@
     explain MODEL IMAGE --label TEXT --output DIR
     interpolate FOLDER --alpha A --output DIR
     evaluate MODEL DATASET [--class-names FILE] --output FILE
+    report MODEL DATASET [--given JSON] --output FILE
     convert FILE --architecture NAME --output DIR [--quick-gelu | --no-quick-gelu] [--normalisation N]
 
 MODEL is a finished model's folder or a base model's id. Exit code 1 with one line on stderr for what is foreseen.
@@ -21,6 +22,7 @@ from pathlib import Path
 from alignclip_core.base_models import find_base_model
 from alignclip_core.checkpoint import read_manifest
 from alignclip_core.conversion import convert_checkpoint
+from alignclip_core.dataset_report import report_folder
 from alignclip_core.errors import AlignClipError
 from alignclip_core.explain.explaining import explain
 from alignclip_core.export.exporting import export_model
@@ -53,6 +55,10 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "evaluate":
         names = json.loads(options.class_names.read_text()) if options.class_names else None
         found = evaluate_on_dataset(open_model(options.model, options.models_dir), options.dataset, names)
+        write_file(options.output, json.dumps(found).encode())
+    elif options.command == "report":
+        model = open_model(options.model, options.models_dir)
+        found = report_folder(model, options.dataset, json.loads(options.given))
         write_file(options.output, json.dumps(found).encode())
     elif options.command == "interpolate":
         base_model = find_base_model(read_manifest(options.model)["base_model"], options.models_dir)
@@ -87,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model")
     evaluate.add_argument("dataset", type=Path)
     evaluate.add_argument("--class-names", type=Path, help="JSON: folder name to the words for it")
+    report = commands.add_parser("report", parents=[shared])
+    report.add_argument("model")
+    report.add_argument("dataset", type=Path)
+    report.add_argument("--given", default="{}", help="JSON: fields of the config that a job would get")
     convert = commands.add_parser("convert", parents=[shared])
     convert.add_argument("file", type=Path)
     convert.add_argument("--architecture", required=True)

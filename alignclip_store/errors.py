@@ -65,6 +65,10 @@ class EvaluationNotFound(RowNotFound):
     code = "evaluation_not_found"
 
 
+class DatasetReportNotFound(RowNotFound):
+    code = "dataset_not_found"
+
+
 class UploadNotFound(RowNotFound):
     code = "upload_not_found"
 

@@ -8,9 +8,9 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, literal, select, tuple_
 from sqlalchemy.orm import Session
 
-from alignclip_store.tables import ApiKey, Checkpoint, Evaluation, File, Job, Moment
+from alignclip_store.tables import ApiKey, Checkpoint, DatasetReport, Evaluation, File, Job, Moment
 
-Row = TypeVar("Row", ApiKey, Checkpoint, Evaluation, File, Job)
+Row = TypeVar("Row", ApiKey, Checkpoint, DatasetReport, Evaluation, File, Job)
 
 
 def list_page(

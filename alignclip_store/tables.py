@@ -232,6 +232,18 @@ class Worker(Base):
     gpus: Mapped[list[dict[str, Any]]] = mapped_column(Json, server_default="[]")  # index, name, used and total bytes
 
 
+class DatasetReport(Base):
+    """What was found in a dataset before any job."""
+
+    __tablename__ = "dataset_reports"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    reference: Mapped[str] = mapped_column(Text)
+    content: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
 class Event(Base):
     """What happened to a job, in words."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from anyio import CapacityLimiter
 from celery import Celery
@@ -41,6 +42,7 @@ class Resources:
     decode_limiter: CapacityLimiter
     explain_limiter: CapacityLimiter  # a forward pass of its own uses all cores already
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
+    reporting: Lock  # of the one dataset that is looked at
     uploads_folder: Path
 
 
@@ -75,6 +77,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
             decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
             explain_limiter=CapacityLimiter(1),
             making_limiter=CapacityLimiter(1),
+            reporting=Lock(),
             uploads_folder=uploads_folder,
         )
     finally:

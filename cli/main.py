@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from alignclip_core.errors import AlignClipError
 from alignclip_store.errors import StoreError
-from cli import keys, models
+from cli import dataset, keys, models
 from cli.classify import classify
 from cli.doctor import doctor
 from cli.environment import load_settings
@@ -54,6 +54,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(keys.app, name="keys")
 
 if __name__ == "__main__":

@@ -54,6 +54,15 @@ def count_parts(split: Split) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def part_of_each(split: Split) -> dict[str, str]:
+    """The part that each of the dataset's own images takes, by its path."""
+    return {
+        sample.path: part
+        for sample, part in zip(split.samples, _parts(split), strict=True)
+        if sample.source == "dataset"
+    }
+
+
 def _parts(split: Split) -> list[str]:
     parts = ["unused"] * len(split.samples)
     for group in split.groups:

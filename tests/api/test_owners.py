@@ -57,6 +57,8 @@ def ids(theirs, archive):
         "key_id": key["id"],
         "webhook_id": webhook_id,
     }
+    dataset_id = service.http.post("/v1/datasets", json={"dataset": file_id, "model": "tiny"}).json()["id"]
+    found |= {"dataset_id": dataset_id}
     return found | {"name": "theirs", "checkpoint_id": "ckpt-theirs", "evaluation_id": evaluation_id}
 
 

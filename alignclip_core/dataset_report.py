@@ -1,0 +1,172 @@
+"""The whole report on a dataset: files, pixels, splits, and what the base model says of names and labels."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.findings import Finding
+from alignclip_core.dataset.fingerprint import fingerprint
+from alignclip_core.dataset.listing import read_folder
+from alignclip_core.dataset.looks import look_at_images
+from alignclip_core.dataset.report import count_images, find_faults, sizes_of
+from alignclip_core.dataset.samples import DatasetLayout, Sample
+from alignclip_core.dataset.splits import resolve_class_names, split_dataset
+from alignclip_core.encoder import build_text_encoder
+from alignclip_core.errors import DatasetInvalid
+from alignclip_core.finished_model import FinishedModel
+from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, decode_image
+from alignclip_core.label_doubts import find_alike_names, find_doubted_labels
+from alignclip_core.method.similarity import class_similarity
+from alignclip_core.pixels import normalise, prepare_image
+from alignclip_core.prompts import embed_classes
+
+BATCH_SIZE = 32
+DECIMALS = 4  # of a similarity
+COMPARING_SECONDS = 15.0  # that the base model may look at images
+
+ImageFeatures = Callable[[Sequence[Image.Image]], Tensor]  # RGB pictures -> features of unit length [images, dim]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """The base model as far as the report needs it."""
+
+    class_embeddings: Float[Tensor, "classes dim"]  # of the config's classes, in their order
+    image_features: ImageFeatures
+    logit_scale: float
+
+
+def report_dataset(
+    root: Path,
+    layout: DatasetLayout,
+    config: FinetuneConfig,
+    judge: Judge,
+    *,
+    max_images: int | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The report as JSON. `root` holds the images, at least those that `checked_samples` names.
+
+    The split is the one that a job of this config would make. Raises `DatasetInvalid` when no job could.
+    """
+    split = split_dataset(layout, config)
+    samples = checked_samples(layout, max_images)
+    looks, bad = look_at_images(root, samples, limits, on_progress)
+    good = {look.path for look in looks}
+    readable = [sample for sample in samples if sample.path in good]
+    display_names = list(config.class_names.values())
+    cosine = class_similarity(judge.class_embeddings)
+    findings = [
+        *find_faults(layout, split, config, looks, bad),
+        *find_alike_names(display_names, cosine),
+        *_doubted_labels(root, readable, config, judge, limits),
+    ]
+    whole = len(readable) == len(layout.samples)
+    return {
+        "fingerprint": fingerprint(readable, {look.path: look.sha256 for look in looks}) if whole else None,
+        **count_images(layout, split, config.class_names),
+        "num_checked": len(samples),
+        "sizes": sizes_of(looks),
+        "findings": [finding.to_json() for finding in sorted(findings, key=lambda each: each.severity)],
+        "similarity": {
+            "labels": display_names,
+            "matrix": [[round(value, DECIMALS) for value in row] for row in cosine.tolist()],
+        },
+    }
+
+
+def refused_report(error: DatasetInvalid) -> dict[str, Any]:
+    """The report on a dataset of which no job can be made: the reason, and nothing to count."""
+    finding = Finding(
+        code="dataset_invalid", severity="fatal", message=error.message, hint="A job is refused with the same words."
+    )
+    return {
+        "fingerprint": None,
+        "num_images": 0,
+        "num_checked": 0,
+        **{name: [] for name in ("classes", "domains", "splits")},
+        "sizes": {},
+        "findings": [finding.to_json()],
+        "similarity": {"labels": [], "matrix": []},
+    }
+
+
+def report_folder(
+    model: FinishedModel,
+    folder: Path,
+    given: Mapping[str, Any],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The report on a folder of our own; `given`: fields of the config that a job would get, class names among them."""
+    fields = dict(given)
+    try:
+        layout = read_folder(folder)
+        names = resolve_class_names(layout, fields.pop("class_names", None))
+        config = make_config(model.base_model, class_names=names, given=fields)
+        judge = make_judge(model, config)
+        return report_dataset(folder, layout, config, judge, on_progress=on_progress)
+    except DatasetInvalid as error:
+        return refused_report(error)
+
+
+def make_judge(model: FinishedModel, config: FinetuneConfig) -> Judge:
+    """The judge that a loaded base model is."""
+    device = next(model.image_encoder.parameters()).device
+    texts = build_text_encoder(model.base_model, device)
+    names = tuple(config.class_names.values())
+    embeddings = embed_classes(texts, names, config.templates, config.hyphens_to_spaces)
+
+    def image_features(pictures: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.stack([prepare_image(picture, model.preprocessing) for picture in pictures])
+        with torch.no_grad():
+            features: Tensor = model.image_encoder(normalise(pixels.to(device), model.preprocessing))
+        return features
+
+    return Judge(class_embeddings=embeddings, image_features=image_features, logit_scale=model.logit_scale)
+
+
+def checked_samples(layout: DatasetLayout, max_images: int | None) -> Sequence[Sample]:
+    """The images whose pixels are looked at: all, or evenly spaced ones, so that every class keeps its share."""
+    total = len(layout.samples)
+    if max_images is None or total <= max_images:
+        return layout.samples
+    return [layout.samples[place * total // max_images] for place in range(max_images)]
+
+
+def _doubted_labels(
+    root: Path, samples: Sequence[Sample], config: FinetuneConfig, judge: Judge, limits: ImageLimits
+) -> list[Finding]:
+    """As many images as there is time for, in an order that favours no class."""
+    ordered = sorted(samples, key=lambda sample: hashlib.sha256(sample.path.encode(errors="surrogateescape")).digest())
+    until = time.monotonic() + COMPARING_SECONDS
+    features: list[Tensor] = []
+    for start in range(0, len(ordered), BATCH_SIZE):
+        if time.monotonic() > until:
+            break
+        batch = ordered[start : start + BATCH_SIZE]
+        pictures = [decode_image(read_sample(root, sample, limits), limits) for sample in batch]
+        features.append(judge.image_features(pictures).float().cpu())
+    if not features:
+        return []
+    compared = ordered[: sum(len(each) for each in features)]
+    rows = {name: row for row, name in enumerate(config.class_names)}
+    logits = judge.logit_scale * torch.cat(features) @ judge.class_embeddings.float().cpu().T
+    return find_doubted_labels(
+        [sample.path for sample in compared],
+        torch.tensor([rows[sample.class_name] for sample in compared]),
+        torch.softmax(logits, dim=1),
+        list(config.class_names.values()),
+    )
