@@ -21,11 +21,12 @@ from typing import Any
 
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.fingerprint import split_sha256
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import what_is_trained
-from alignclip_core.protocols.rows import Row, accuracy_of, figures_beside, read_rows, split_digest
+from alignclip_core.protocols.rows import Row, accuracy_of, figures_beside, read_rows
 from alignclip_core.run_dir import EXIT_DONE, EXIT_STOPPED, RunDir
 from cli.errors import CliError
 from cli.grid_data import GridData
@@ -132,7 +133,7 @@ class GridRunner:
         return True
 
     def _rows(self, run: GridRun, result: Mapping[str, Any]) -> list[Row]:
-        digest = split_digest(split_dataset(run.data.layout, run.config))
+        digest = split_sha256(split_dataset(run.data.layout, run.config))
         seconds = float((run.run_dir.path / SECONDS_FILE).read_text())
         return [
             Row(

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-DOMAINS = {"trained_domains": "trained", "test_domains": "test"}
+DOMAINS = {"trained_domains": "trained", "test_images": "trained, test images", "test_domains": "test"}
 CLASSES = {"trained_classes": "trained", "unseen_classes": "unseen", "all_classes": "all together"}
 
 

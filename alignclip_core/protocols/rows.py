@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alignclip_core.dataset.splits import Split
 from alignclip_core.errors import ArtifactCorrupt
 
 Evaluation = Mapping[str, Any]  # as a result has it
@@ -75,14 +73,3 @@ def figures_beside(group: tuple[str, str], tuned: Mapping[str, Mapping[str, Eval
         words = {"trained_classes": "base", "unseen_classes": "new"}
         figures |= {words[name]: tuned[domains][name]["accuracy"] for name in words if name in tuned[domains]}
     return figures
-
-
-def split_digest(split: Split) -> str:
-    """Changes with any image that trains, validates or is evaluated, and with the part that it takes."""
-    digest = hashlib.sha256()
-    members: list[tuple[str, Iterable[int]]] = [("train", split.train), ("validation", split.validation)]
-    members += [(f"{group.domains}/{group.classes}", group.indices) for group in split.groups]
-    for name, indices in members:
-        paths = [split.samples[index].path for index in indices]
-        digest.update(json.dumps([name, paths]).encode())
-    return digest.hexdigest()

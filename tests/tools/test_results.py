@@ -1,0 +1,68 @@
+"""`make results`: what it asks of which dataset, and the document that it writes into."""
+
+import pytest
+
+from alignclip_core.config import ALGORITHMS
+from alignclip_core.dataset.layout import read_layout
+from alignclip_core.protocols.methods import Method
+from alignclip_core.protocols.rows import Row
+from tools.results import budget
+from tools.results.__main__ import main
+from tools.results.document import write_document
+
+STYLES = [f"{style}/{name}/{number}.png" for style in ("ink", "oil") for name in "abcd" for number in range(9)]
+FLAT = [path.split("/", 1)[1] for path in STYLES if path.startswith("ink/")]
+
+
+def test_every_algorithm_is_asked_at_the_same_cost():
+    methods = budget.methods()
+    assert set(ALGORITHMS) <= {method.text for method in methods}
+    grids = [
+        grid for paths in (STYLES, FLAT) for grid in budget.grids_of("pictures", read_layout(paths), methods, seed=0)
+    ]
+    assert [grid.protocol for grid in grids] == ["domain_shift", "in_the_wild", "unseen_classes", "few_shot"]
+    assert {tuple(grid.values.items()) for grid in grids} == {tuple(budget.VALUES.items())}
+    assert {tuple(method.values) for grid in grids for method in grid.methods} <= {(), ("head",)}
+
+
+def row(dataset, accuracy, target="ink"):
+    measured = {"seed": 0, "n": 9, "accuracy": accuracy, "zero_shot": 0.5, "beside": {}, "seconds": 8.0}
+    words = {"split": "all", "split_sha256": "0123456789abcdef00", "trained": "image tower", "num_steps": 1}
+    return Row(
+        method="finetune", protocol="domain_shift", dataset=dataset, target=target, command="say", **measured, **words
+    )
+
+
+def test_the_document_keeps_what_people_wrote_and_other_datasets(tmp_path):
+    document = tmp_path / "results.md"
+    document.write_text("# Results\n\nWords of a person.\n")
+    write_document(document, [row("pictures", 0.25)])
+    write_document(document, [row("drawings", 0.5)])
+    document.write_text(document.read_text() + "\nMore words.\n")
+    write_document(document, [row("pictures", 0.75)])
+    text = document.read_text()
+    assert "Words of a person." in text
+    assert text.rstrip().endswith("More words.")
+    assert text.count("## pictures\n") == text.count("## drawings\n") == 1
+    assert "| finetune | 75.0 | 1 | image tower |" in text
+    assert "25.0" not in text
+    assert "| domain_shift | ink | 0 | 9 | 0123456789abcdef |" in text
+
+
+@pytest.mark.parametrize(("data", "words"), [("nowhere", "no folder"), (".", "neither a zip nor a folder")])
+def test_data_that_is_no_folder_of_datasets_is_refused(data, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([data, "--output", str(tmp_path / "out"), "--plan"]) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_plan_names_every_cell_and_trains_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path / "home"))
+    for path in STYLES:
+        (tmp_path / "data/pictures" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/pictures" / path).touch()
+    assert main([str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--plan", "--method", "clipood"]) == 0
+    shown = capsys.readouterr()
+    assert len([line for line in shown.out.splitlines() if line.endswith("to run")]) == 3 * (2 + 1)
+    assert "'num_steps': 30" in shown.err
+    assert Method.parse("clipood").text in shown.out
