@@ -40,7 +40,7 @@ def other_job(new_page, service, job) -> dict:
         page.get_by_role("radio", name="finetune", exact=False).check()
         page.get_by_label("Length", exact=True).fill("400")
         page.get_by_label("Name", exact=True).fill("plain")
-        expect(page.get_by_text("400", exact=True)).to_be_visible()
+        expect(page.get_by_role("region", name="Start").get_by_text("400", exact=True)).to_be_visible()
         page.get_by_role("button", name="Start the job").click()
         expect(page.get_by_role("heading", name="plain")).to_be_focused()
         expect(page.get_by_role("img", name=re.compile(r"^Accuracy up to step ([5-9]|\d\d)"))).to_be_visible(
@@ -106,10 +106,10 @@ def test_the_dataset_report_and_the_estimate_come_before_the_start(page, archive
     fill_new_job(page, archive, name="emoji")
     report = page.get_by_role("region", name="What they are")
     expect(report.get_by_text("Images", exact=True).first).to_be_visible()
-    expect(page.get_by_text(f"{NUM_STEPS}", exact=True)).to_be_visible()
-    screenshot(page, "new-job", full_page=True)
-    page.get_by_text("Class similarity: how near").click()
+    expect(page.get_by_role("region", name="Start").get_by_text(f"{NUM_STEPS}", exact=True)).to_be_visible()
     expect(page.get_by_role("application", name=re.compile("Class similarity"))).to_be_visible()
+    expect(report.get_by_text("Every picture was decoded")).to_be_visible()
+    screenshot(page, "new-job", full_page=True)
 
 
 def test_a_setting_that_cannot_be_is_told_before_the_start(new_page, archive):
@@ -264,13 +264,16 @@ PAGES = (
     "job/settings",
     "job/history",
     "new",
+    "new?clone",
     "try",
     "compare",
 )
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_serious_fault_on_any_page(theme, job, other_job, new_page, screenshot, check_accessibility):
+def test_axe_finds_no_serious_fault_on_any_page(
+    theme, job, other_job, new_page, pictures, screenshot, check_accessibility
+):
     with new_page(theme=theme, has_key=False) as page:
         page.goto("/")
         expect(page.get_by_label("API key")).to_be_visible()
@@ -281,6 +284,11 @@ def test_axe_finds_no_serious_fault_on_any_page(theme, job, other_job, new_page,
             check_accessibility(page)
             if theme == "dark" and name in ("jobs", "job", "job/similarity"):
                 screenshot(page, f"{name.replace('/', '-')}-dark")
+        page.goto(f"/#/try?model={job['fine_tuned_model']}")
+        page.set_input_files("#pictures", next((pictures / "noto" / "cat").glob("*.png")))
+        page.get_by_text("Where it looks").click()
+        expect(page.get_by_role("img", name=re.compile("D-V branch"))).to_have_count(2)
+        check_accessibility(page)
 
 
 def test_every_page_fits_a_phone(job, other_job, new_page, screenshot, check_accessibility):
@@ -296,8 +304,8 @@ def test_every_page_fits_a_phone(job, other_job, new_page, screenshot, check_acc
 
 def open_page(page: Page, name: str, job: dict) -> None:
     """Go there, and wait until what it loads is there."""
-    parts = name.split("/")
-    place = f"jobs/{job['id']}/{'/'.join(parts[1:])}" if parts[0] == "job" else name
+    first, _, tab = name.partition("/")
+    place = {"job": f"jobs/{job['id']}/{tab}", "new?clone": f"new?clone={job['id']}"}.get(first, name)
     page.goto(f"/#/{place}")
     expect(page.locator("h1")).to_be_visible()
     expect(page.locator("[aria-busy=true]")).to_have_count(0)

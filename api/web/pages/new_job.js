@@ -2,7 +2,7 @@
 
 import { get, post } from "../lib/api.js";
 import { useAction, useLoaded } from "../lib/hooks.js";
-import { html, useEffect, useState } from "../lib/html.js";
+import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { EMPTY_FORM, dataBody, formOf, jobBody } from "../lib/job_form.js";
 import { go } from "../lib/route.js";
 import { PageHead, Placeholder, Problem } from "../parts/controls.js";
@@ -12,6 +12,8 @@ import { ChooseMethod } from "./new_job/method.js";
 import { DatasetReport } from "./new_job/report.js";
 
 const PAUSE_MILLISECONDS = 500; // after the last change, before the service is asked
+const REPORT_PAUSE_MILLISECONDS = 1200; // it looks at every picture
+const BUSY_MILLISECONDS = 3000; // before it is asked again
 
 export function NewJobPage({ query }) {
   const given = useLoaded((signal) => loadAll(query.clone, signal), [query.clone]);
@@ -44,7 +46,7 @@ function Form({ models, options, job, clone }) {
       ${form.dataset &&
       html`<${Step} number="2" title="What they are">
         <${Problem} error=${reportError} />
-        ${!report && !reportError && html`<${Placeholder} height=${320} />`}
+        ${!report && !reportError && html`<p class="soft" role="status">Looking at every picture …</p><${Placeholder} height=${320} />`}
         ${report && html`<${DatasetReport} report=${report} isBusy=${isBusy} form=${form} change=${change} />`}
       <//>`}
       ${form.dataset &&
@@ -63,28 +65,49 @@ function Form({ models, options, job, clone }) {
 const Step = ({ number, title, children }) =>
   html`<section class="step" aria-label=${title}><h2><span class="step-number" aria-hidden="true">${number}</span>${title}</h2><div>${children}</div></section>`;
 
-/** The report on the chosen pictures; the old one stays until the next has come. */
+/**
+ * The report on the chosen pictures; the old one stays until the next has come. Making one takes as long as looking at
+ * every picture, so one is asked for at a time, and what was changed meanwhile is asked next.
+ */
 function useReport(form) {
   const body = form.dataset && form.model ? JSON.stringify({ dataset: form.dataset, ...dataBody(form) }) : "";
-  const [state, setState] = useState({ report: null, error: null, isBusy: false, dataset: "" });
-  useDelayed(body, async (signal) => {
-    if (!body) return setState({ report: null, error: null, isBusy: false, dataset: "" });
-    setState((old) => ({ ...old, report: old.dataset === form.dataset ? old.report : null, error: null, isBusy: true }));
-    try {
-      const report = await post("/datasets", JSON.parse(body), { signal });
-      if (!signal.aborted) setState({ report, error: null, isBusy: false, dataset: form.dataset });
-    } catch (error) {
-      if (!signal.aborted) setState((old) => ({ ...old, error, isBusy: false }));
+  const [state, setState] = useState({ report: null, error: null, isBusy: false });
+  const newest = useRef(body);
+  const isAsking = useRef(false);
+  newest.current = body;
+  useEffect(() => () => (newest.current = null), []);
+  useEffect(() => setState((old) => ({ ...old, report: null, error: null })), [form.dataset]);
+  useDelayed(body, REPORT_PAUSE_MILLISECONDS, async () => {
+    if (isAsking.current || !newest.current) return;
+    isAsking.current = true;
+    for (let asked = null; newest.current && asked !== newest.current; ) {
+      asked = newest.current;
+      setState((old) => ({ ...old, error: null, isBusy: true }));
+      const answer = await askForReport(asked);
+      if (asked === newest.current) setState((old) => ({ ...old, ...answer, isBusy: false }));
     }
+    isAsking.current = false;
   });
   return state;
+}
+
+/** {report, error}; waits while the service looks at somebody else's pictures. */
+async function askForReport(body) {
+  while (true) {
+    try {
+      return { report: await post("/datasets", JSON.parse(body)), error: null };
+    } catch (error) {
+      if (error.status !== 429) return { error };
+      await new Promise((resolve) => setTimeout(resolve, BUSY_MILLISECONDS));
+    }
+  }
 }
 
 /** What the job would take, asked anew after every change. */
 function useEstimate(form, report) {
   const [state, setState] = useState({ estimate: null, error: null });
   const asked = JSON.stringify([form, Boolean(report)]);
-  useDelayed(asked, async (signal) => {
+  useDelayed(asked, PAUSE_MILLISECONDS, async (signal) => {
     if (!form.dataset || !form.model || !report) return;
     try {
       const estimate = await post("/fine_tuning/estimate", jobBody(form), { signal });
@@ -96,10 +119,10 @@ function useEstimate(form, report) {
   return state;
 }
 
-function useDelayed(key, run) {
+function useDelayed(key, milliseconds, run) {
   useEffect(() => {
     const abort = new AbortController();
-    const timer = setTimeout(() => run(abort.signal), PAUSE_MILLISECONDS);
+    const timer = setTimeout(() => run(abort.signal), milliseconds);
     return () => (clearTimeout(timer), abort.abort());
   }, [key]);
 }

@@ -15,29 +15,39 @@ export function DatasetReport({ report, isBusy, form, change }) {
       <div><dt>Images</dt><dd>${count(report.num_images)}</dd></div>
       <div><dt>Classes</dt><dd>${report.classes.length}</dd></div>
       <div><dt>Domains</dt><dd>${named.length || "one"}</dd></div>
-      ${report.splits.map(({ name, num_images }) => html`<div><dt>${splitWord(name)}</dt><dd>${count(num_images)}</dd></div>`)}
+      ${inOrder(report.splits).map(({ name, num_images }) => html`<div><dt>${splitWord(name)}</dt><dd>${count(num_images)}</dd></div>`)}
     </dl>
+    <p class="small soft" role="status">${isBusy ? "Looking at the pictures again …" : looked(report)}</p>
     <${Findings} findings=${report.findings} />
-    <div class="two">
+    ${report.classes.length > 0 &&
+    html`<div class="two">
       <${Card} title="Classes" note="tick those that shall be tested and never trained">
         <${Classes} report=${report} form=${form} onToggle=${(name) => toggle("unseenClasses", name)} />
       <//>
-      <div class="stack top">
+      <div class="stack from-top">
         ${named.length > 1 &&
         html`<${Card} title="Domains" note="tick those that shall be tested and never trained">
           <ul class="stack tight">${named.map(({ name, num_images }) => html`<li><label class="check"><input type="checkbox" checked=${form.testDomains.includes(name)} onChange=${toggle("testDomains", name)} /><span>${name}</span> <span class="soft small">${plural(num_images, "image")}</span></label></li>`)}</ul>
         <//>`}
         <${Names} report=${report} form=${form} change=${change} />
       </div>
-    </div>
-    <details class="card">
+    </div>`}
+    ${report.similarity.labels.length > 1 &&
+    html`<details class="card" open>
       <summary>Class similarity: how near the names are to the text tower</summary>
       <${SimilarityMap} labels=${report.similarity.labels} matrix=${report.similarity.matrix} />
-    </details>
+    </details>`}
   </div>`;
 }
 
+const SPLITS = ["train", "validation", "test_domains", "unseen_classes"]; // others behind them
+const inOrder = (splits) => [...splits].sort((a, b) => (SPLITS.indexOf(a.name) + 9) % 9 - ((SPLITS.indexOf(b.name) + 9) % 9));
 const splitWord = (name) => name.replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
+
+function looked({ num_checked, num_images, sizes }) {
+  const which = num_checked === num_images ? "Every picture was" : `${count(num_checked)} of ${count(num_images)} pictures were`;
+  return `${which} decoded${sizes.width ? `; median size ${sizes.width.median} × ${sizes.height.median} pixels` : ""}.`;
+}
 
 function Findings({ findings }) {
   if (!findings.length) return html`<p class="good">Nothing is wrong with it.</p>`;
