@@ -7,9 +7,9 @@ from playwright.sync_api import Page, expect
 
 NEW_DOMAIN = "noto"
 UNSEEN = ("boat", "monkey")
-NUM_STEPS = 30
+NUM_STEPS = 24
 LONG = 120_000  # milliseconds, for what a trainer does
-SETTINGS = "batch_size = 24\nevaluate_every_steps = 5\ncheckpoint_every_steps = 10"
+SETTINGS = "batch_size = 16\nevaluate_every_steps = 4\ncheckpoint_every_steps = 12"
 
 pytestmark = pytest.mark.page
 
@@ -188,7 +188,7 @@ def test_a_job_is_cloned_paused_resumed_and_cancelled(job, other_job):
     for name in ("training_file", "model", "test_domains", "unseen_classes", "class_names"):
         assert other_job[name] == job[name], name
     assert other_job["hyperparameters"]["layer_alignment_weight"] == 0  # the algorithm's, not the cloned job's
-    assert other_job["hyperparameters"]["global_batch_size"] == 24
+    assert other_job["hyperparameters"]["global_batch_size"] == 16
 
 
 def test_the_list_shows_jobs_and_leads_to_their_comparison(job, other_job, page, screenshot):
