@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Torch, OpenMP and Celery each start a thread per core and then fight for them; two serve a laptop well.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-page screenshots lint results bench lock clean
+.PHONY: setup demo test chaos fuzz test-page screenshots lint results bench lock clean
 
 setup: .venv/.ready
 
@@ -29,6 +29,14 @@ test-page: setup
 # The same, and docs/screenshots is made anew.
 screenshots: setup
 	PAGE_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m page tests/web
+
+# Kills everything that can die, in a hundred jobs; its tables go to .chaos. Wants libfaketime.
+chaos: setup
+	CHAOS_TABLES=.chaos $(BIN)/python -m pytest -m chaos -s tests/chaos
+
+# Thousands of broken requests, archives and images, where `make test` sends some.
+fuzz: setup
+	$(BIN)/python -m pytest -m fuzz -s tests/api tests/store tests/core
 
 lint: setup
 	$(BIN)/ruff check .

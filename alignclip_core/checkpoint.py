@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alignclip_core import faults
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.errors import ArtifactCorrupt
@@ -138,6 +139,7 @@ def _save(
         hashes = {"weights_sha256": _write_weights(aside / WEIGHTS_FILE, weights)}
         if state is not None:
             hashes["resume_sha256"] = _write_state(aside / STATE_FILE, state)
+            faults.reach("mid_checkpoint_write")
         (aside / MANIFEST_FILE).write_text(json.dumps({**manifest, **hashes}, indent=2))
         for path in [*aside.rglob("*"), aside]:
             _fsync(path)

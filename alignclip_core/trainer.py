@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from alignclip_core import faults
 from alignclip_core.algorithms import make_algorithm
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import Sample
@@ -333,6 +334,7 @@ class Trainer:
         images = normalise(batch.images.to(self._device, non_blocking=True), self.encoder.preprocess)
         labels = batch.labels.to(self._device, non_blocking=True)
         values = _read(self._gradients.add(images, labels), self.step + 1, self.config)
+        faults.reach("mid_step")
         self._update_weights()
         self.step += 1
         if self._average is not None:

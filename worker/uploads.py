@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
+from alignclip_core import faults
 from alignclip_store import runs
 from alignclip_store.checkpoints import all_checkpoints, superseded_checkpoints
 from alignclip_store.errors import LeaseLost
@@ -69,6 +70,7 @@ class Uploads:
         try:
             uri = self._run.artifacts.put_folder(folder, f"{self._run.artifact_prefix}/checkpoints/{folder.name}")
             num_bytes = folder_bytes(folder)
+            faults.reach("after_rename_before_row")
             dropped = self._run.write(lambda session: self._record_checkpoint(session, step, uri, metrics, num_bytes))
         except LeaseLost:
             return

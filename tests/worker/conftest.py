@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import open_clip
@@ -24,6 +25,7 @@ from sqlalchemy import Engine
 
 from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.config import make_config
+from alignclip_core.faults import FAULTS_VARIABLE, FaultPoint
 from alignclip_core.run_dir import ClassSimilarity, RunDir
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import create_engine, reading, transaction
@@ -107,14 +109,43 @@ class Service:
     def wait_for_step(self, job_id: str, step: int) -> Job:
         return self.wait(job_id, lambda job: job.step >= step or job.finished_at is not None)
 
-    def start_worker(self, name: str = "worker", fault: str = "") -> psutil.Popen:
-        """A worker; it dies at the point that `fault` names (worker/faults.py)."""
+    def wait_for_no_run_folder(self) -> None:
+        """A worker removes the folder of a run shortly after it has ended the job."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while left := list(self.settings.runs_location.glob("*")):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+
+    def start_worker(self, name: str = "worker", **variables: str) -> psutil.Popen:
         command = ["celery", "-A", "worker.main", "worker", "--concurrency", "1", "--hostname", f"{name}@%h"]
         arguments = ["-m", *command, "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        return self._start(name, arguments, ALIGNCLIP_FAULT=fault)
+        return self._start(name, arguments, **variables)
 
     def start_reaper(self) -> psutil.Popen:
         return self._start("reaper", ["-m", "worker.reaper"])
+
+    def arm(self, point: FaultPoint, content: str = "") -> None:
+        """Whoever comes to the point next is held there, until `release`; alignclip_core/faults.py says more."""
+        assert point in get_args(FaultPoint)
+        (self._faults / point).write_text(content)
+
+    def wait_held(self, point: FaultPoint) -> psutil.Process:
+        """The living process that is held at the armed point."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (held := list(self._faults.glob(f"{point}.*"))):
+            if time.monotonic() > deadline:
+                pytest.fail(f"Nothing came to {point}:\n{self.logs()}")
+            time.sleep(0.05)
+        return psutil.Process(int(held[0].suffix[1:]))
+
+    def release(self, point: FaultPoint) -> None:
+        """Nobody is held at the point any more."""
+        for path in [self._faults / point, *self._faults.glob(f"{point}.*")]:
+            path.unlink(missing_ok=True)
+
+    @property
+    def _faults(self) -> Path:
+        return Path(self.environment[FAULTS_VARIABLE])
 
     def events(self, job_id: str) -> list[Event]:
         """What happened to the job, oldest first."""
@@ -268,7 +299,7 @@ def open_service(migrated_sqlite: Path, models_dir: Path, valkey_url: str) -> Ca
         short = {"lease_seconds": 4.0, "heartbeat_seconds": 1.0, "reap_seconds": 0.2, "wake_again_seconds": 1.0}
         given = {"home": home, "models_dir": models_dir, "broker_url": valkey_url, "threads": 1, **short, **fields}
         settings = Settings(**given)
-        home.mkdir(parents=True, exist_ok=True)
+        (home / "faults").mkdir(parents=True, exist_ok=True)
         if settings.database_url is None:
             (home / "alignclip.db").write_bytes(migrated_sqlite.read_bytes())
         return Service(
@@ -361,7 +392,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
         f"ALIGNCLIP_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in given.items()
     }
-    return dict(os.environ) | variables | {"ALIGNCLIP_BOOTSTRAP_API_KEY": "acl-secret", "OMP_NUM_THREADS": "1"}
+    own = {
+        "ALIGNCLIP_BOOTSTRAP_API_KEY": "acl-secret",
+        "OMP_NUM_THREADS": "1",
+        FAULTS_VARIABLE: str(settings.home_dir / "faults"),
+    }
+    return dict(os.environ) | variables | own
 
 
 @pytest.fixture

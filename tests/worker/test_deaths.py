@@ -1,5 +1,6 @@
 """Workers that are stopped or killed in the middle of a job, and what becomes of it."""
 
+import os
 import shutil
 import signal
 
@@ -26,7 +27,7 @@ def test_a_stopped_worker_leaves_a_checkpoint_and_the_next_one_goes_on_from_it(s
     assert job.num_lost_runs == 0
     stopped_at = service.train_steps(job_id)[-1]
     assert [run.outcome for run in service.runs(job_id)] == ["stopped"]
-    assert list(service.settings.runs_location.glob("*")) == []
+    service.wait_for_no_run_folder()
 
     service.start_worker("second")
     service.start_reaper()
@@ -61,18 +62,22 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_one_finishes_the_jo
     assert [run.outcome for run in service.runs(job_id)] == ["lost", "succeeded"]
     assert service.train_steps(job_id) == list(range(1, 301))
     assert any("Going on from step" in event.message for event in service.events(job_id))
-    assert list(service.settings.runs_location.glob("*")) == []  # swept by the second
+    service.wait_for_no_run_folder()  # swept by the second
 
 
 @pytest.mark.parametrize(
-    ("fault", "is_same_machine"), [("before_finish_commit", True), ("after_training", True), ("after_training", False)]
+    ("point", "is_same_machine"), [("before_finish_commit", True), ("after_training", True), ("after_training", False)]
 )
 def test_a_finished_training_is_not_done_again_when_its_worker_dies_before_saying_so(
-    service, archive, is_gone, fault, is_same_machine
+    service, archive, is_gone, point, is_same_machine
 ):
-    worker = service.start_worker("first", fault=fault)
+    service.arm(point)
+    worker = service.start_worker("first")
     job_id = service.submit(archive, num_steps=4, checkpoint_every_steps=2)
-    assert is_gone(worker), service.logs()
+    child = service.wait_held(point)
+    os.killpg(worker.pid, signal.SIGKILL)
+    assert is_gone(worker)
+    assert is_gone(child)
     folder = service.settings.runs_location / job_id / "run-1"
     weights = (folder / "model" / "weights.safetensors").read_bytes()
     assert service.job(job_id).status == "running"
@@ -93,7 +98,7 @@ def test_a_finished_training_is_not_done_again_when_its_worker_dies_before_sayin
         uri = get_model(session, job.owner, job.model_id).artifact_uri
     with service.artifacts.open(f"{uri}/weights.safetensors") as published:
         assert published.read() == weights
-    assert list(service.settings.runs_location.glob("*")) == []
+    service.wait_for_no_run_folder()
 
 
 def test_a_job_whose_wake_up_was_lost_runs_once_on_one_of_two_workers(service, make_service, archive):

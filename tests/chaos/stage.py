@@ -1,0 +1,186 @@
+"""A whole service under attack: API, two workers, a reaper, and the servers that they stand on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+from sqlalchemy import select
+
+from alignclip_core.faults import DISK_FULL, FaultPoint
+from alignclip_store.database import reading
+from alignclip_store.tables import Event, Job, Run
+from tests.chaos.cases import CHECKPOINT_EVERY, NUM_STEPS
+from tests.servers import Server
+
+KEY = "acl-secret"  # the environment of every process names it
+WORKERS = ("one", "two")
+WAIT_SECONDS = 240.0
+CLOCK_LIBRARIES = "usr/lib/*/faketime/libfaketimeMT.so.1"
+
+
+@dataclass
+class Stage:
+    """The service, what of it lives, and the jobs that it accepted."""
+
+    service: Any  # of tests/worker/conftest.py
+    archive: bytes
+    broker: Server
+    database: Server | None  # None: SQLite
+    has_api: bool
+    port: int = 0
+    processes: dict[str, psutil.Popen] = field(default_factory=dict)
+    job_ids: dict[str, str] = field(default_factory=dict)  # by Idempotency-Key
+    file_id: str | None = None  # of the uploaded archive
+    clock_library: Path | None = None
+
+    def start(self) -> None:
+        self.clock_file.write_text("+0")
+        if self.has_api:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        self.heal()
+
+    def heal(self) -> None:
+        """Start what does not live."""
+        for name in (*WORKERS, "reaper", *(["api"] if self.has_api else [])):
+            process = self.processes.get(name)
+            if process is None or process.poll() is not None:
+                self.processes[name] = self._start(name)
+
+    def submit(self, key: str) -> None:
+        """Create one more job, trying again as a client does until the answer is a job."""
+        if not self.has_api:
+            steps = {"num_steps": NUM_STEPS, "checkpoint_every_steps": CHECKPOINT_EVERY}
+            self.job_ids[key] = self.service.submit(self.archive, **steps)
+            return
+        deadline = time.monotonic() + WAIT_SECONDS
+        while key not in self.job_ids:
+            assert time.monotonic() < deadline, f"No answer to a POST:\n{self.logs('api')}"
+            with contextlib.suppress(httpx2.TransportError):
+                self._post(key)
+            time.sleep(0.2)
+
+    def held_job(self, point: FaultPoint) -> tuple[psutil.Process, psutil.Popen, str]:
+        """The living process that is held at the point, its worker, and the id of its job."""
+        held = self.service.wait_held(point)
+        assert is_alive(held), f"What came to {point} is dead."
+        (worker,) = [
+            process
+            for name, process in self.processes.items()
+            if name in WORKERS and held in process.children(recursive=True)
+        ]
+        assert is_alive(worker)
+        child = held if held in worker.children() else held.parent()
+        with reading(self.service.engine) as session:
+            job_id = session.scalars(select(Job.id).where(Job.worker.endswith(f"/{child.pid}"))).one()
+        return held, worker, job_id
+
+    def wait_for_lost_run(self, job_id: str) -> None:
+        """Until the reaper has given up the job's present run."""
+        fence = self.job(job_id).fence
+        self.wait_until(lambda: self._outcome(job_id, fence) == "lost", f"{job_id} keeps its lease")
+
+    def wait_until(self, condition: Any, otherwise: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"{otherwise}:\n{self.logs()}"
+            time.sleep(0.1)
+
+    def wait_for_ends(self) -> None:
+        """Until every job that was accepted has ended."""
+        for job_id in self.job_ids.values():
+            self.wait_until(lambda job_id=job_id: self.job(job_id).finished_at is not None, f"{job_id} does not end")
+
+    def job(self, job_id: str) -> Job:
+        with reading(self.service.engine) as session:
+            return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+    def events(self, job_id: str) -> list[Event]:
+        with reading(self.service.engine) as session:
+            return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.id)))
+
+    def jobs_told_of_full_disk(self) -> list[str]:
+        """Ids of the jobs of which a run met a full disk."""
+        with reading(self.service.engine) as session:
+            events = session.scalars(select(Event).where(Event.level == "warn"))
+            return [event.job_id for event in events if event.data and event.data.get("code") == DISK_FULL]
+
+    def logs(self, name: str = "*") -> str:
+        texts = [path.read_text()[-4000:] for path in sorted(self.service.settings.home_dir.glob(f"{name}.log"))]
+        return "\n".join(texts)
+
+    @property
+    def clock_file(self) -> Path:
+        """Moves the clock of both workers, where the machine has libfaketime."""
+        return self.service.settings.home_dir / "clock"
+
+    @property
+    def filler(self) -> Path:
+        """Takes all that is left of the disk with the run directories."""
+        return self.service.settings.runs_location / ".filler"
+
+    def _outcome(self, job_id: str, fence: int) -> str | None:
+        with reading(self.service.engine) as session:
+            return session.scalars(select(Run.outcome).where(Run.job_id == job_id, Run.fence == fence)).one()
+
+    def _start(self, name: str) -> psutil.Popen:
+        if name == "reaper":
+            return self.service.start_reaper()
+        if name == "api":
+            arguments = ["-m", "uvicorn", "--factory", "api.main:create_app_from_environment", "--port", str(self.port)]
+            return self.service._start("api", arguments)
+        clock = {}
+        if self.clock_library is not None:
+            clock = {"LD_PRELOAD": str(self.clock_library), "FAKETIME_TIMESTAMP_FILE": str(self.clock_file)}
+            clock |= {"FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        return self.service.start_worker(name, **clock)
+
+    def _post(self, key: str) -> None:
+        url, headers = f"http://127.0.0.1:{self.port}/v1", {"Authorization": f"Bearer {KEY}"}
+        with httpx2.Client(timeout=60, headers=headers, trust_env=False) as client:
+            form = {"files": {"file": ("colours.zip", self.archive)}, "data": {"purpose": "fine-tune"}}
+            if self.file_id is None:
+                self.file_id = client.post(f"{url}/files", **form).raise_for_status().json()["id"]
+            body = {"model": "tiny", "training_file": self.file_id, "num_steps": NUM_STEPS, "global_batch_size": 6}
+            body |= {"checkpoint_every_steps": CHECKPOINT_EVERY, "learning_rate": 1e-3, "seed": 0}
+            answer = client.post(f"{url}/fine_tuning/jobs", json=body, headers={"Idempotency-Key": key})
+            if answer.status_code < 500:
+                self.job_ids[key] = answer.raise_for_status().json()["id"]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def find_clock_library() -> Path | None:
+    """Debian's libfaketime; None where it is not installed."""
+    return next(Path("/").glob(CLOCK_LIBRARIES), None)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, num_bytes: int) -> Iterator[bool]:
+    """Whether the folder is a disk of its own with so few bytes; only root may have one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
+    is_mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def signal_worker(worker: psutil.Popen, number: int) -> None:
+    """To a worker's main process and its pool child; its trainer has a group of its own."""
+    os.killpg(worker.pid, number)

@@ -1,0 +1,105 @@
+"""Jobs whose processes, servers, disk and clock are taken away at named points. `make chaos` runs the long ones."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from alignclip_store.database import migrate
+from alignclip_store.settings import Settings
+from tests.chaos.cases import Case, make_cases
+from tests.chaos.faults import Faults
+from tests.chaos.invariants import broken_invariants
+from tests.chaos.stage import Stage, find_clock_library, small_disk
+from tests.chaos.table import Result, write_table
+from tests.servers import Server, postgres_server, short_folder, valkey_server
+
+SEED = 20261126
+NUM_JOBS = 100  # of the long runs on both databases together; more when the cases need more
+SMALL_DISK_BYTES = 32 * 2**20
+SHORT = [
+    Case("mid_step", "kill_trainer", 20),
+    Case("mid_checkpoint_write", "kill_both", 2),
+    Case("before_finish_commit", "kill_worker"),
+]
+
+
+@pytest.fixture
+def make_stage(open_service: Callable, archive: bytes, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+    """Makes a stage whose servers are its own; they end with the test."""
+    with ExitStack() as opened:
+
+        def make(*, has_postgres: bool, has_api: bool) -> Stage:
+            broker = _own(opened, valkey_server(opened.enter_context(short_folder())))
+            database, place = None, {}
+            if has_postgres:
+                folder = opened.enter_context(short_folder())
+                database = _own(opened, postgres_server(folder, survives_kills=True))
+                place = {"database_url": database.url}
+                migrate(Settings(**place))
+            service = open_service(
+                tmp_path / "home",
+                broker_url=broker.url,
+                max_runs_per_job=100,  # a job may be hit again and again
+                **place,
+            )
+            opened.callback(service.stop)
+            stage = Stage(service, archive, broker, database, has_api)
+            stage.clock_library = find_clock_library() if has_postgres else None
+            stage.start()
+            return stage
+
+        yield make
+
+
+def _own(opened: ExitStack, server: Server) -> Server:
+    """A server that the faults may end and start."""
+    server.start()
+    opened.callback(server.end)
+    return server
+
+
+def test_jobs_survive_the_deaths_of_trainers_and_workers(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(has_postgres=False, has_api=False)
+    _act(stage, SHORT, num_jobs=0)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_jobs_survive_everything(make_stage: Callable[..., Stage], database: str) -> None:
+    cases = make_cases(has_postgres=database == "postgresql", seed=SEED)
+    if only := os.environ.get("CHAOS_ONLY"):
+        cases = [case for case in cases if only in (case.action, case.point)]
+    stage = make_stage(has_postgres=database == "postgresql", has_api=True)
+    if stage.database is not None:
+        assert stage.clock_library is not None, "libfaketime is wanted for the jump of a clock: apt install libfaketime"
+    results = _act(stage, cases, num_jobs=NUM_JOBS // 2)
+    write_table(
+        Path(os.environ.get("CHAOS_TABLES", ".chaos")) / f"{database}.md", database, results, len(stage.job_ids), SEED
+    )
+
+
+def _act(stage: Stage, cases: list[Case], *, num_jobs: int) -> list[Result]:
+    """Each case upon jobs of its own, after one job that is left in peace; all of them must end as that one did."""
+    stage.submit("reference")
+    stage.wait_for_ends()
+    results = []
+    with small_disk(stage.service.settings.runs_location, SMALL_DISK_BYTES) as has_small_disk:
+        faults = Faults(stage, has_small_disk=has_small_disk, seed=SEED)
+        for number, case in enumerate(cases):
+            started_at = time.monotonic()
+            job_id = faults.do(case, number)
+            results.append(Result(case, job_id, time.monotonic() - started_at))
+            print(f"{number + 1}/{len(cases)}: {case.action} at {case.point}, {results[-1].seconds:.1f} s", flush=True)
+        for number in range(len(stage.job_ids), num_jobs):
+            stage.submit(f"more-{number}")
+        stage.wait_for_ends()
+        stage.service.wait_for_no_run_folder()
+        assert broken_invariants(stage, stage.job_ids["reference"]) == []
+    for result in results:
+        result.num_runs = stage.job(result.job_id).fence
+    return results
