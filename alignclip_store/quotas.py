@@ -22,7 +22,7 @@ from alignclip_store.errors import QuotaExceeded
 from alignclip_store.events import record_event
 from alignclip_store.job_status import JobStatus
 from alignclip_store.settings import Settings
-from alignclip_store.tables import Checkpoint, File, Job, Model, Moment, Run
+from alignclip_store.tables import Checkpoint, File, Job, Model, Moment, Run, UploadPart
 
 OVER_QUOTA = "over_quota"  # phase of a queued job whose owner has used up a quota
 MAX_ROWS = 100  # that are told of it in one transaction
@@ -60,7 +60,7 @@ def used_gpu_seconds(session: Session, owner: str) -> float:
 
 
 def used_bytes(session: Session, owner: str) -> int:
-    """Bytes of the owner's files, checkpoints and models."""
+    """Bytes of the owner's files, parts of uploads, checkpoints and models."""
     return int(session.scalar(select(_stored_bytes(literal(owner)))) or 0)
 
 
@@ -122,8 +122,8 @@ def _gpu_seconds(owner: Any, now: datetime) -> ColumnElement[float]:
 
 
 def _stored_bytes(owner: Any) -> ColumnElement[int]:
-    files, checkpoints, models = (
+    files, parts, checkpoints, models = (
         select(func.coalesce(func.sum(table.num_bytes), 0)).where(table.owner == owner).correlate(Job).scalar_subquery()
-        for table in (File, Checkpoint, Model)
+        for table in (File, UploadPart, Checkpoint, Model)
     )
-    return files + checkpoints + models
+    return files + parts + checkpoints + models

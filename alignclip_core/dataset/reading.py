@@ -14,6 +14,8 @@ from alignclip_core.dataset.samples import DatasetLayout, layout_of
 from alignclip_core.dataset.shards import is_sharded, read_shards
 from alignclip_core.errors import DatasetInvalid
 
+BACKGROUND = "BACKGROUND_Google"
+
 
 def read_dataset(files: DatasetFiles, *, manifest: str | None = None, min_classes: int = 2) -> DatasetLayout:
     """Classes, domains, splits and images. No image is read. Raises `DatasetInvalid`.
@@ -33,7 +35,8 @@ def read_dataset(files: DatasetFiles, *, manifest: str | None = None, min_classe
     if SUFFIX in suffixes and not suffixes & IMAGE_SUFFIXES:
         tables = [name for name in files.sizes if name.lower().endswith(SUFFIX)]
         return read_image_tables(files, tables, min_classes=min_classes)
-    return _with_wordnet_ids(read_layout(files.sizes, min_classes=min_classes), min_classes)
+    layout = read_layout(files.sizes, min_classes=min_classes)
+    return _without_background(_with_wordnet_ids(layout, min_classes), min_classes)
 
 
 def is_plain(layout: DatasetLayout, files: DatasetFiles) -> bool:
@@ -60,3 +63,12 @@ def _with_wordnet_ids(layout: DatasetLayout, min_classes: int) -> DatasetLayout:
         return layout
     samples = [replace(sample, class_name=folders[sample.class_name]) for sample in layout.samples]
     return layout_of(samples, min_classes=min_classes, ignored=layout.ignored)
+
+
+def _without_background(layout: DatasetLayout, min_classes: int) -> DatasetLayout:
+    """Caltech101 without the folder that is no class, as everybody takes it."""
+    if BACKGROUND not in layout.class_names:
+        return layout
+    samples = [sample for sample in layout.samples if sample.class_name != BACKGROUND]
+    left_out = [sample.path for sample in layout.samples if sample.class_name == BACKGROUND]
+    return layout_of(samples, min_classes=min_classes, ignored=[*layout.ignored, *left_out])

@@ -142,6 +142,7 @@ def add_upload_part(upload_id: str, caller: CallerDep, resources: ResourcesDep, 
     uri = resources.artifacts.put_file(part.path, f"uploads/{upload_id}/{part_id}")
     try:
         with transaction(resources.engine) as session:
+            require_room_for_bytes(session, caller.owner, part.num_bytes, resources.settings)
             row = uploads.add_part(session, caller.owner, upload_id, part_id=part_id, num_bytes=part.num_bytes, uri=uri)
             record_change(session, caller.actor, "upload.add_part", upload_id, after={"part": part_id})
             return PartAnswer(id=part_id, created_at=seconds(row.created_at), upload_id=upload_id)
@@ -223,8 +224,7 @@ def _store(
     try:
         with transaction(resources.engine) as session:
             upload = uploads.lock_pending(session, caller.owner, upload_id)
-            require_room_for_bytes(session, caller.owner, num_bytes, resources.settings)
-            file = files.create_file(
+            file = files.create_file(  # takes the room that its parts had
                 session,
                 caller.owner,
                 file_id=file_id,

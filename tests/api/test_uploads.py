@@ -4,7 +4,7 @@ import hashlib
 from datetime import timedelta
 
 import pytest
-from openai import BadRequestError, NotFoundError
+from openai import BadRequestError, NotFoundError, RateLimitError
 from sqlalchemy import select, update
 
 from alignclip_store.database import database_now, transaction
@@ -113,3 +113,16 @@ def test_an_upload_that_is_never_completed_expires_and_takes_no_room(service, op
 def test_an_unknown_upload_is_not_found(openai):
     with pytest.raises(NotFoundError):
         openai.uploads.parts.create("upload-none", data=b"1")
+
+
+def test_parts_count_as_stored_bytes_and_the_file_takes_their_place(start_service, archive):
+    service = start_service(max_stored_bytes=len(archive) + 10)
+    create, parts = service.openai.uploads.create, service.openai.uploads.parts
+    given = {"filename": "a.zip", "mime_type": "application/zip", "purpose": "fine-tune", "bytes": len(archive)}
+    upload = create(**given)
+    part = parts.create(upload.id, data=archive)
+    with pytest.raises(RateLimitError, match="are stored; at most"):
+        create(**given)
+    assert service.openai.uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
+    with pytest.raises(RateLimitError, match="are stored; at most"):
+        create(**given)

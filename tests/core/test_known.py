@@ -110,7 +110,9 @@ def test_sun397(tmp_path):
 
 def test_caltech101_and_eurosat_are_class_folders(tmp_path):
     folder = write(tmp_path / "caltech101/101_ObjectCategories", images("Faces/image_0001.jpg", "ant/image_0001.jpg"))
+    write(folder, images("BACKGROUND_Google/image_0001.jpg"))
     assert set(read(folder)) == {"Faces/image_0001.jpg", "ant/image_0001.jpg"}
+    assert datasets.Caltech101(tmp_path).categories == ["Faces", "ant"]
     folder = write(tmp_path / "eurosat/2750", images("Forest/Forest_1.jpg", "River/River_1.jpg"))
     assert set(read(folder)) == {str(Path(path).relative_to(folder)) for path, _ in datasets.EuroSAT(tmp_path).samples}
 
