@@ -97,7 +97,7 @@ def test_request_id_of_the_client_is_kept_when_it_is_plain(http):
         ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/v1/files/", 404, "not_found"),
         ("POST", "/v1/fine_tuning/jobs/x/dance", 404, "not_found"),
-        ("POST", "/v1/uploads", 404, "not_found"),
+        ("POST", "/v1/assistants", 404, "not_found"),
         ("PUT", "/v1/files", 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
     ],
