@@ -2,6 +2,7 @@
 
 import http.server
 import re
+import shutil
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -23,6 +24,7 @@ from alignclip_core.dataset.samples import Place
 from alignclip_core.errors import DatasetUnreachable, ImageRejected
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, Preprocessing
 from alignclip_core.loading import TrainingSet, iterate_training
+from alignclip_core.train import train
 
 PREPROCESSING = Preprocessing(image_size=32, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
 
@@ -245,3 +247,34 @@ def test_a_table_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("alignclip_core.dataset.image_table.MAX_ROWS", 100)
     with pytest.raises(Exception, match="it has 1,000 rows; at most 100"):
         read_staged(dataset)
+
+
+def test_a_streamed_run_that_goes_on_from_a_checkpoint_ends_with_the_weights_of_a_local_one(
+    tmp_path, make_run, tiny_base_model
+):
+    models_dir = tiny_base_model.folder.parent
+    fields = {"num_images": 4, "num_steps": 8, "checkpoint_every_steps": 4, "evaluate_every_steps": 4}
+    local, streamed = make_run("local", **fields), make_run("streamed", **fields)
+    source = tmp_path / "source"
+    streamed.dataset.rename(source)
+    server = Server(source)
+    try:
+        layout = read_layout(list_folder(source))
+        sizes = {sample.path: (source / sample.path).stat().st_size for sample in layout.samples}
+        samples = tuple(
+            replace(each, place=Place(f"{server.url}/{each.path}", 0, sizes[each.path])) for each in layout.samples
+        )
+        limit = sum(sizes.values()) // 3
+        save_listing(listing_file(streamed.dataset), Listing(replace(layout, samples=samples), limit))
+        for run_dir in (local, streamed):
+            train(run_dir, models_dir=models_dir, stop=threading.Event())
+        weights = streamed.read_manifest()["weights_sha256"]
+        shutil.rmtree(streamed.model)
+        shutil.rmtree(streamed.path / "cache" / "dataset")
+        shutil.rmtree(streamed.checkpoint_folder(8))
+        streaming._cache_of.cache_clear()  # another process goes on
+        train(streamed, models_dir=models_dir, stop=threading.Event())
+    finally:
+        server.stop()
+    assert streamed.read_manifest()["weights_sha256"] == weights == local.read_manifest()["weights_sha256"]
+    assert 0 < size_of(streamed.path / "cache") <= limit
