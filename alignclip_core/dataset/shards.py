@@ -19,12 +19,16 @@ CLASS_NAMES_FILE = "classnames.txt"  # beside the shards: the name of class 0, o
 
 
 def is_sharded(names: Mapping[str, int]) -> bool:
-    """Whether every image has a label of its own beside it, as in WebDataset's shards."""
+    """Whether every image has a label of its own beside it, as in WebDataset's shards.
+
+    Captions beside the images of class folders do not make shards of them.
+    """
     if not any(name.lower().endswith(LABEL_SUFFIXES) for name in names):
         return False
-    keys = _keys(names)
-    with_image = [parts for parts in keys.values() if _image_of(parts)]
-    return bool(with_image) and all(any(suffix in parts for suffix in LABEL_SUFFIXES) for parts in with_image)
+    with_image = {key: parts for key, parts in _keys(names).items() if _image_of(parts)}
+    if not all(any(suffix in parts for suffix in LABEL_SUFFIXES) for parts in with_image.values()):
+        return False
+    return any("cls" in parts or "/" not in key or ".tar/" in key for key, parts in with_image.items())
 
 
 def read_shards(files: DatasetFiles, *, min_classes: int = 2) -> DatasetLayout:

@@ -44,6 +44,13 @@ def test_cls_comes_before_txt_and_json_and_json_has_domain_and_split():
     ]
 
 
+def test_captions_beside_the_images_of_class_folders_make_no_shards_of_them():
+    names = [f"{label}/{n}.{suffix}" for label in ("cat", "dog") for n in (1, 2) for suffix in ("jpg", "txt")]
+    assert read_dataset(Files(dict.fromkeys(names, b"a caption"))).class_names == ("cat", "dog")
+    flat = {"1.jpg": b"", "1.txt": b"cat", "2.jpg": b"", "2.txt": b"dog"}
+    assert read_dataset(Files(flat)).class_names == ("cat", "dog")
+
+
 def test_numbers_are_lines_of_classnames():
     layout = read(**{"classnames.txt": b"tench\ngreat white shark\n"})
     assert layout.class_names == ("great white shark", "tench")
