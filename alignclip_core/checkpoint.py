@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from alignclip_core.images import Preprocessing
 from alignclip_core.run_dir import MANIFEST_FILE, MANIFEST_FORMAT_VERSION, WEIGHTS_FILE, ClassSimilarity
 
 STATE_FILE = "resume/state.pt"
+LEARNED = "learned.classes."  # begins the names of weights that are not the tower's
 PART = ".part"  # ends the name of a folder that is not complete
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "safetensors", "numpy", "pillow")
 HASH_CHUNK_BYTES = 2**22
@@ -41,6 +42,7 @@ class SavedModel:
 
     weights: dict[str, Tensor]  # the image tower's state dict, open_clip's names
     manifest: dict[str, Any]
+    learned: dict[str, Tensor] = field(default_factory=dict)  # what classifies in place of class texts, if anything
 
 
 def make_manifest(
@@ -103,7 +105,9 @@ def load_model(folder: Path) -> SavedModel:
     manifest = read_manifest(folder)
     weights = folder / WEIGHTS_FILE
     _check_hash(weights, manifest["weights_sha256"])
-    return SavedModel(load_file(weights), manifest)
+    tensors = load_file(weights)
+    learned = {name.removeprefix(LEARNED): tensors.pop(name) for name in list(tensors) if name.startswith(LEARNED)}
+    return SavedModel(tensors, manifest, learned)
 
 
 def load_checkpoint(folder: Path) -> tuple[SavedModel, dict[str, Any]]:

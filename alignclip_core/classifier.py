@@ -15,6 +15,7 @@ from alignclip_core.base_models import BaseModel
 from alignclip_core.errors import LabelsInvalid
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.images import Preprocessing
+from alignclip_core.method.losses import class_logits
 from alignclip_core.pixels import normalise, prepare_image
 from alignclip_core.runtimes.torch_tower import TorchTower
 from alignclip_core.runtimes.towers import ImageTower
@@ -81,10 +82,10 @@ class Classifier:
         return self.probabilities(self.image_features(images), class_embeddings)
 
     def probabilities(
-        self, image_features: Float[Tensor, "images dim"], class_embeddings: Float[Tensor, "classes dim"]
+        self, image_features: Float[Tensor, "images dim"], class_embeddings: Float[Tensor, "*images classes dim"]
     ) -> Float[Tensor, "images classes"]:
         """What `classify` returns, of image features that are there already."""
-        return torch.softmax(self.logit_scale * image_features @ class_embeddings.float().cpu().T, dim=1)
+        return torch.softmax(class_logits(image_features, class_embeddings.float().cpu(), self.logit_scale), dim=1)
 
 
 def predictions(

@@ -16,15 +16,30 @@ from typing import Any, Literal, get_args
 from alignclip_core.base_models import BaseModel
 from alignclip_core.errors import ConfigInvalid
 
-Algorithm = Literal["alignclip", "clipood", "finetune", "label_smoothing", "zero_shot"]
+Algorithm = Literal[
+    "alignclip",
+    "clipood",
+    "finetune",
+    "label_smoothing",
+    "wise_ft",
+    "coral",
+    "miro",
+    "coop",
+    "cocoop",
+    "dpl",
+    "zero_shot",
+]
 AttentionTarget = Literal["dv", "main"]
 Averaging = Literal["bma", "swad", "none"]
+Head = Literal["text", "linear"]
+LinearStart = Literal["zero_shot", "random"]
+Optimizer = Literal["adamw", "sgd"]
 DvStructure = Literal["dv", "vvv", "kkv", "qqv", "qqq", "qkk"]
 KlDirection = Literal["paper", "target_first"]
 Pooling = Literal["class_token", "average"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SmoothingTarget = Literal["similarity", "uniform"]
-Trainable = Literal["all", "last_k_blocks", "attention", "query_key", "lora"]
+Trainable = Literal["all", "last_k_blocks", "attention", "query_key", "lora", "none"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -66,10 +81,12 @@ class FinetuneConfig:
     seed: int = 0
     skip_bad_images: bool = False
 
-    # Length and optimizer (AdamW, cosine to zero)
+    # Length and optimizer (cosine to zero)
     num_steps: int = 5000  # T: optimizer updates; fixed before step 0, the average's weights depend on it
     global_batch_size: int = 36  # images per update over all ranks and domains
     learning_rate: float = 5e-6
+    optimizer: Optimizer = "adamw"
+    momentum: float = 0.9  # of sgd
     weight_decay: float = 0.1
     warmup_steps: int = 0
     gradient_clip: float | None = None  # largest gradient norm; None: no clipping
@@ -77,10 +94,17 @@ class FinetuneConfig:
     pooling: Pooling | None = None  # class_token, or average: the mean of the patches (table 9); None: the model's own
     frozen_modules: tuple[str, ...] = ()  # prefixes of image-tower parameters that stay as they are
 
-    # Which of the rest is trained (the paper: all); docs/training.md has what each costs
-    trainable: Trainable = "all"  # attention, query_key and lora: of every block; last_k_blocks: with ln_post and proj
+    # Which of the rest is trained (the paper: all; none: the head alone); docs/training.md has what each costs
+    trainable: Trainable = "all"  # attention, query_key, lora: of every block; last_k_blocks: with ln_post and proj
     trainable_blocks: int = 4  # k of last_k_blocks
     lora_rank: int = 8  # r of lora: each weight matrix W of a block is W + 2 B A; asks for a larger learning_rate
+
+    # What the baselines have of their own
+    head: Head = "text"  # linear: a weight vector for each trained class in place of its texts
+    linear_start: LinearStart = "zero_shot"  # of the linear head: the class embeddings, or random numbers
+    interpolation_weight: float = 1.0  # a of WiSE-FT: (1 - a) θ0 + a θ is kept
+    domain_alignment_weight: float = 1.0  # γ of CORAL
+    feature_distance_weight: float = 0.1  # λ of MIRO
 
     # Memory: neither changes the method, but both change the last bits of the sums
     micro_batch_size: int | Literal["auto"] = "auto"  # images per rank and forward; auto: as many as fit on the device
@@ -181,12 +205,23 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 _NO_ALIGNMENT = {"layer_alignment_weight": 0.0, "similarity_alignment_weight": 0.0}
+_CROSS_ENTROPY = _NO_ALIGNMENT | {"smoothing": 0.0, "margin": 0.0, "averaging": "none"}
+_PROMPTS = _CROSS_ENTROPY | {"trainable": "none", "optimizer": "sgd"}
+PROMPT_LEARNERS = ("coop", "cocoop", "dpl")
+"""Algorithms that train words before a class's name, through the text tower."""
+_WITH_HEADS = ("finetune", "wise_ft", "coral", "miro")
 ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "alignclip": {},
         "clipood": _NO_ALIGNMENT | {"smoothing": 0.0, "margin": 0.3},
-        "finetune": _NO_ALIGNMENT | {"smoothing": 0.0, "margin": 0.0, "averaging": "none"},
+        "finetune": _CROSS_ENTROPY,
         "label_smoothing": _NO_ALIGNMENT | {"smoothing_target": "uniform", "margin": 0.0, "averaging": "none"},
+        "wise_ft": _CROSS_ENTROPY | {"interpolation_weight": 0.5},
+        "coral": _CROSS_ENTROPY,
+        "miro": _CROSS_ENTROPY | {"weight_decay": 0.0},
+        "coop": _PROMPTS | {"learning_rate": 2e-3, "weight_decay": 5e-4, "global_batch_size": 32},
+        "cocoop": _PROMPTS | {"learning_rate": 2e-3, "weight_decay": 5e-4, "global_batch_size": 1},
+        "dpl": _PROMPTS | {"learning_rate": 1e-3, "weight_decay": 0.0, "momentum": 0.1},
         "zero_shot": _NO_ALIGNMENT | {"num_steps": 0, "averaging": "none"},
     }
 )
@@ -258,6 +293,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "smoothing_target": get_args(SmoothingTarget),
     "trainable": get_args(Trainable),
+    "head": get_args(Head),
+    "linear_start": get_args(LinearStart),
+    "optimizer": get_args(Optimizer),
     "interpolation": get_args(Interpolation),
 }
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -269,6 +307,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "global_batch_size": (1, 1_000_000),
     "learning_rate": (0.0, 1.0),
     "weight_decay": (0.0, 10.0),
+    "momentum": (0.0, 1.0),
+    "interpolation_weight": (0.0, 1.0),
+    "domain_alignment_weight": (0.0, 1e6),
+    "feature_distance_weight": (0.0, 1e6),
     "warmup_steps": (0, 10_000_000),
     "gradient_clip": (1e-9, 1e9),
     "trainable_blocks": (1, 1000),
@@ -318,11 +360,30 @@ def _check(config: FinetuneConfig) -> None:
         raise ConfigInvalid(
             "pooling changes what the tower computes; without steps to train, leave it out.", param="pooling"
         )
+    _check_what_is_trained(config)
     if config.micro_batch_size != "auto":
         _check_range("micro_batch_size", config.micro_batch_size, *_RANGES["global_batch_size"])
     _check_crop_scale(config.crop_scale)
     _check_templates(config.templates)
     _check_class_names(config)
+
+
+def _check_what_is_trained(config: FinetuneConfig) -> None:
+    if config.head == "linear" and config.algorithm not in _WITH_HEADS:
+        raise ConfigInvalid(
+            f"head is 'linear', but {config.algorithm} needs the class texts; {', '.join(_WITH_HEADS)} can have one.",
+            param="head",
+        )
+    learns_prompts = config.algorithm in PROMPT_LEARNERS
+    if learns_prompts and config.trainable != "none":
+        raise ConfigInvalid(
+            f"{config.algorithm} trains prompts and no tower; its trainable is 'none'.", param="trainable"
+        )
+    if config.trainable == "none" and config.num_steps and not learns_prompts and config.head == "text":
+        raise ConfigInvalid(
+            "trainable is 'none', which leaves nothing to train with the text head; head linear would be trained.",
+            param="trainable",
+        )
 
 
 def _check_list(name: str, value: object) -> None:

@@ -27,6 +27,9 @@ Evaluations = dict[str, dict[str, Evaluation]]
 """{"trained_domains" | "test_domains" | "test_images": {"trained_classes" | "unseen_classes" | "all_classes":
 Evaluation}}"""
 
+LogitsOf = Callable[[Tensor, Sequence[str]], Tensor]
+"""(image features of one domain, folder names of classes) -> logits"""
+
 SOURCE_VALIDATION = ("trained_domains", "trained_classes")
 DETAILS = ("confusion", "mistakes")
 """What an evaluation says of single images and pairs of classes: for a result, too long for a metric."""
@@ -57,11 +60,12 @@ def evaluate(
     class_embeddings: Float[Tensor, "classes dim"],
     class_names: Sequence[str],
     logit_scale: float,
+    logits_of: LogitsOf | None = None,
 ) -> Evaluations:
     """One evaluation for each group, each in its own label space.
 
     The rows of `image_features` are `evaluated_indices(groups)`; `class_names` are the folder names of the rows of
-    `class_embeddings`.
+    `class_embeddings`. `logits_of`: how a model classifies by something else than these.
     """
     rows = {index: row for row, index in enumerate(evaluated_indices(groups))}
     columns = {name: column for column, name in enumerate(class_names)}
@@ -69,10 +73,13 @@ def evaluate(
     for group in groups:
         features = image_features[[rows[index] for index in group.indices]]
         own_embeddings = class_embeddings.float().cpu()[[columns[name] for name in group.label_space]]
+        own_samples = [samples[index] for index in group.indices]
         evaluations.setdefault(group.domains, {})[group.classes] = _evaluate_group(
-            logit_scale * features @ own_embeddings.T,
+            logit_scale * features @ own_embeddings.T
+            if logits_of is None
+            else _logits_by_domain(features, own_samples, group.label_space, logits_of),
             class_similarity(own_embeddings),
-            [samples[index] for index in group.indices],
+            own_samples,
             group.label_space,
             {name: [place for place, i in enumerate(group.indices) if i in part] for name, part in group.parts.items()},
         )
@@ -111,6 +118,17 @@ def harmonic_mean(evaluations: Mapping[str, Evaluation]) -> float | None:
         return None
     trained, unseen = (evaluations[classes]["accuracy"] for classes in ("trained_classes", "unseen_classes"))
     return 2 * trained * unseen / (trained + unseen) if trained + unseen else 0.0
+
+
+def _logits_by_domain(
+    features: Tensor, samples: Sequence[Sample], label_space: Sequence[str], logits_of: LogitsOf
+) -> Tensor:
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, sample in enumerate(samples):
+        places[sample.domain].append(place)
+    logits = torch.cat([logits_of(features[of_domain], label_space).float().cpu() for of_domain in places.values()])
+    order = torch.tensor([place for of_domain in places.values() for place in of_domain])
+    return logits[order.argsort()]
 
 
 def _evaluate_group(

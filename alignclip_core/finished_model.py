@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from alignclip_core.algorithms import LearnedClasses, load_learned_classes
+from alignclip_core.algorithms.cocoop import ConditionedContext
+from alignclip_core.algorithms.dpl import DomainContext
 from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.checkpoint import load_model, preprocessing_of, read_manifest
-from alignclip_core.encoder import ImageEncoder, build_image_encoder
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.encoder import ImageEncoder, TextEncoder, build_image_encoder
 from alignclip_core.errors import ArtifactCorrupt
 from alignclip_core.images import Preprocessing
+from alignclip_core.prompts import embed_classes
 from alignclip_core.run_dir import MANIFEST_FILE
 
 
@@ -29,11 +36,44 @@ class FinishedModel:
     templates: tuple[str, ...] = ()
     hyphens_to_spaces: bool = False
     manifest: Mapping[str, Any] | None = None  # None: the base model as it is
+    learned_classes: LearnedClasses | None = None  # what classifies in place of class texts, if anything
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Display names in the order of the folder names, in which classes are numbered."""
         return tuple(name for _, name in sorted(self.class_names.items()))
+
+    @property
+    def needs_image_features(self) -> bool:
+        """Whether its class embeddings depend on the images that are asked about."""
+        return isinstance(self.learned_classes, (ConditionedContext, DomainContext))
+
+    @torch.no_grad()
+    def class_embeddings_of(
+        self,
+        text_encoder: TextEncoder,
+        labels: Sequence[str],
+        *,
+        templates: Sequence[str] | None = None,
+        hyphens_to_spaces: bool | None = None,
+        image_features: Float[Tensor, "images dim"] | None = None,
+    ) -> Float[Tensor, "*images labels dim"]:
+        """Class embeddings of any labels, by which this model classifies; fp32 on the CPU.
+
+        Learned prompts take the place of the templates. A linear head knows its own labels; for others its tower's
+        text head answers. CoCoOp gives embeddings for each image, DPL for all `image_features` as one domain.
+        """
+        learned = self.learned_classes
+        if learned is None or not learned.knows(labels):
+            return embed_classes(
+                text_encoder,
+                labels,
+                self.templates if templates is None else templates,
+                self.hyphens_to_spaces if hyphens_to_spaces is None else hyphens_to_spaces,
+            ).cpu()
+        device = next(learned.parameters()).device
+        features = torch.zeros(0, 0) if image_features is None else image_features
+        return learned.class_embeddings_of(text_encoder, labels, features.to(device)).float().cpu()
 
 
 def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> FinishedModel:
@@ -43,6 +83,10 @@ def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch
     """
     saved = load_model(folder)
     _check_base(saved.manifest, base_model)
+    config = FinetuneConfig.from_json(saved.manifest["config"])
+    learned = None
+    if saved.learned:
+        learned = load_learned_classes(config, saved.learned, saved.manifest["logit_scale"]).to(device)
     encoder = build_image_encoder(base_model, device)
     encoder.pool_by(saved.manifest["config"].get("pooling"))
     try:
@@ -58,6 +102,7 @@ def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch
         templates=tuple(saved.manifest["templates"]),
         hyphens_to_spaces=saved.manifest["config"]["hyphens_to_spaces"],
         manifest=saved.manifest,
+        learned_classes=learned,
     )
 
 

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alignclip_core.algorithms import StepOutput
+from alignclip_core.algorithms import Algorithm, StepOutput
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.errors import ConfigInvalid, OutOfMemory
 from alignclip_core.ranks import Ranks
@@ -25,7 +25,7 @@ class Gradients:
 
     def __init__(
         self,
-        algorithm: nn.Module,
+        algorithm: Algorithm,
         config: FinetuneConfig,
         ranks: Ranks,
         scaler: torch.amp.GradScaler,
@@ -42,8 +42,15 @@ class Gradients:
         self._module = ranks.wrap(algorithm)
         self._parameters = [parameter for parameter in algorithm.parameters() if parameter.requires_grad]
         self._asked = config.micro_batch_size
+        self._is_whole = algorithm.needs_whole_batch
         share = len(ranks.share(config.global_batch_size))
         self.micro_batch_size = share if config.micro_batch_size == "auto" else min(config.micro_batch_size, share)
+        if self._is_whole and self.micro_batch_size < config.global_batch_size:
+            raise ConfigInvalid(
+                f"{config.algorithm} compares the domains of a whole batch; it trains in one process, with a "
+                f"micro_batch_size of {config.global_batch_size} or auto.",
+                param="micro_batch_size",
+            )
         self.events: list[str] = []
         """What happened that a person should read; who reads it empties it."""
 
@@ -67,14 +74,15 @@ class Gradients:
             size = self.micro_batch_size
             images = torch.zeros(size, *image_shape, device=device)
             with self._without_sync():
-                self._backward(images, torch.zeros(size, dtype=torch.int64, device=device))
+                zeros = torch.zeros(size, dtype=torch.int64, device=device)
+                self._backward(images, zeros, zeros)
             del optimizer_state
 
         self._until_it_fits(attempt)
         self._drop()
         self.micro_batch_size = self._ranks.lowest(self.micro_batch_size)
 
-    def add(self, images: Tensor, labels: Tensor) -> Tensor:
+    def add(self, images: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         """Add the gradients of a batch, of which these are this rank's images, to the parameters' own.
 
         Returns, on the images' device, of the whole batch: total loss, smoothing loss, layer alignment, similarity
@@ -84,7 +92,8 @@ class Gradients:
 
         def attempt() -> None:
             values[:] = [torch.zeros(5, device=images.device)]
-            pieces = list(zip(images.split(self.micro_batch_size), labels.split(self.micro_batch_size), strict=True))
+            parts = (values.split(self.micro_batch_size) for values in (images, labels, domains))
+            pieces = list(zip(*parts, strict=True))
             for number, piece in enumerate(pieces, 1):
                 with contextlib.nullcontext() if number == len(pieces) else self._without_sync():
                     values[0] += self._backward(*piece)
@@ -95,10 +104,10 @@ class Gradients:
             self._or_out_of_memory(attempt)
         return self._ranks.sum(values[0])
 
-    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _backward(self, images: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         weight = len(images) / self._batch_size
         with self._autocast():
-            output: StepOutput = self._module(images, labels)
+            output: StepOutput = self._module(images, labels, domains)
         # The gradients are averaged over the ranks; the mean over the batch wants their sum.
         self._scaler.scale(output.losses.total * (weight * self._ranks.num_ranks)).backward()
         losses = output.losses
@@ -112,6 +121,12 @@ class Gradients:
     def _until_it_fits(self, attempt: Callable[[], None]) -> None:
         while not _fits(attempt):
             self._drop()
+            if self._is_whole:
+                raise OutOfMemory(
+                    f"Memory ran out on the device with the {self._batch_size} images of a batch, which this algorithm "
+                    "needs at once. A smaller global_batch_size or gradient_checkpointing would do.",
+                    param="global_batch_size",
+                )
             if self.micro_batch_size == 1:
                 raise OutOfMemory(
                     "Memory ran out on the device even with one image at a time. gradient_checkpointing or a "

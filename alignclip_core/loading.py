@@ -39,6 +39,7 @@ class Batch(NamedTuple):
 
     images: UInt8[Tensor, "batch 3 size size"]
     labels: Int[Tensor, " batch"]  # index into the trained classes
+    domains: Int[Tensor, " batch"]  # index into the domains that train, sorted
 
 
 class SampleOrder:
@@ -93,12 +94,19 @@ class TrainingSet:
     def order(self) -> SampleOrder:
         return SampleOrder([sample.domain for sample in self.samples], self.config)
 
+    @cached_property
+    def domains(self) -> list[str]:
+        """Those that train, in the order in which a batch counts them."""
+        return sorted({sample.domain for sample in self.samples})
+
     def __getitem__(self, step: int) -> Batch:
         """Raises `ImageRejected`, naming the file."""
         chosen = self.order.positions(step)
         places = range(len(chosen)) if self.share is None else self.share
         images = [self._crop(self.samples[chosen[position]], step, position) for position in places]
-        return Batch(torch.stack(images), torch.tensor([self.labels[chosen[position]] for position in places]))
+        labels = [self.labels[chosen[position]] for position in places]
+        domains = [self.domains.index(self.samples[chosen[position]].domain) for position in places]
+        return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(domains))
 
     def _crop(self, sample: Sample, step: int, position: int) -> UInt8[Tensor, "3 size size"]:
         random = _random(self.config.seed, AUGMENTATION, step, position)
@@ -205,4 +213,4 @@ def _random(seed: int, stream: int, *counters: int) -> np.random.Generator:
 
 
 def _pinned(batch: Batch) -> Batch:
-    return Batch(batch.images.pin_memory(), batch.labels.pin_memory())
+    return Batch(*(values.pin_memory() for values in batch))

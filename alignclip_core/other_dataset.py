@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 
 from alignclip_core.dataset.check import read_sample
-from alignclip_core.dataset.layout import Sample, list_folder, read_layout
+from alignclip_core.dataset.listing import read_staged
+from alignclip_core.dataset.samples import Sample
 from alignclip_core.dataset.splits import EvaluationGroup, resolve_class_names
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.evaluation import Evaluation, encode_images, evaluate
 from alignclip_core.finished_model import FinishedModel
 from alignclip_core.images import DEFAULT_LIMITS, decode_image
+from alignclip_core.method.losses import class_logits
 from alignclip_core.pixels import normalise, prepare_image
 from alignclip_core.prompts import embed_classes
 
@@ -22,15 +24,20 @@ GROUP = ("test_domains", "trained_classes")
 
 
 def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping[str, str] | None = None) -> Evaluation:
-    """One evaluation over all images of a folder `class/image` or `domain/class/image`.
+    """One evaluation over all images of a dataset's folder, or those of the list beside it, as a run's inputs have it.
 
     `given_names`: folder name to the words for it, where these differ. Raises `DatasetInvalid` and `ImageRejected`.
     """
-    layout = read_layout(list_folder(folder))
+    layout = read_staged(folder)
     names = resolve_class_names(layout, given_names)
     device = next(model.image_encoder.parameters()).device
     text_encoder = build_text_encoder(model.base_model, device)
     embeddings = embed_classes(text_encoder, tuple(names.values()), model.templates, model.hyphens_to_spaces)
+
+    def logits_of(features: torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
+        labels = [names[name] for name in classes]
+        own = model.class_embeddings_of(text_encoder, labels, image_features=features)
+        return class_logits(features, own, model.logit_scale)
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = model.image_encoder(normalise(images.to(device), model.preprocessing))
@@ -38,7 +45,7 @@ def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping
 
     everything = EvaluationGroup(*GROUP, tuple(range(len(layout.samples))), tuple(names))
     features = encode_images(encode, _batches(folder, layout.samples, model))
-    found = evaluate(features, layout.samples, [everything], embeddings, tuple(names), model.logit_scale)
+    found = evaluate(features, layout.samples, [everything], embeddings, tuple(names), model.logit_scale, logits_of)
     return found[GROUP[0]][GROUP[1]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import deque
@@ -16,16 +17,18 @@ from torch import Tensor
 from torch.func import functional_call
 
 from alignclip_core import faults
-from alignclip_core.algorithms import make_algorithm
+from alignclip_core.algorithms import Algorithm, make_algorithm
+from alignclip_core.checkpoint import LEARNED
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import Sample
 from alignclip_core.dataset.splits import EvaluationGroup, Split
-from alignclip_core.encoder import ImageEncoder, TrainedTower
+from alignclip_core.encoder import ImageEncoder, TextEncoder, TrainedTower
 from alignclip_core.errors import ConfigInvalid, TrainingDiverged
 from alignclip_core.evaluation import (
     SOURCE_VALIDATION,
     Evaluation,
     Evaluations,
+    LogitsOf,
     encode_images,
     evaluate,
     evaluated_indices,
@@ -35,6 +38,8 @@ from alignclip_core.gradients import Gradients
 from alignclip_core.images import ImageLimits
 from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training
 from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
+from alignclip_core.method.losses import class_logits
+from alignclip_core.method.mixing import interpolate_weights
 from alignclip_core.misalignment import MAX_IMAGES, AttentionMisalignment, Divergences, mean_divergences
 from alignclip_core.pixels import normalise
 from alignclip_core.ranks import Ranks
@@ -66,8 +71,9 @@ class Trainer:
         inputs: Path,
         limits: ImageLimits,
         ranks: Ranks = Ranks(),  # noqa: B008  (immutable)
+        text_encoder: TextEncoder | None = None,
     ) -> None:
-        """`inputs`: the folder that holds `dataset/` and `validation/`."""
+        """`inputs`: the folder that holds `dataset/` and `validation/`. Prompt learners need the text encoder."""
         self.config = config
         self.encoder = encoder
         self.step = 0
@@ -78,17 +84,18 @@ class Trainer:
         encoder.pool_by(config.pooling)
         encoder.gradient_checkpointing = config.gradient_checkpointing
         self._tower = TrainedTower(encoder, config)
-        self._parameters = self._tower.parameters
-        self._algorithm = make_algorithm(encoder, similarity, config)
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self._algorithm = make_algorithm(encoder, similarity, config, text_encoder)
+        self._parameters = self._tower.parameters | self._algorithm.learned_parameters
+        self._optimizer = make_optimizer(self._tower, self._algorithm, config)
         precision = _precision(config, self._device)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=precision == "fp16")
         self._ranks = ranks
         self._gradients = Gradients(self._algorithm, config, ranks, self._scaler, self._autocast)
-        self._average = make_average(self._tower.weights(), config)
+        self._average = make_average(self._weights(), config)
+        self._start: dict[str, Tensor] | None = None  # θ0, where what is kept is a mixture with it
+        if config.interpolation_weight < 1:
+            self._start = {name: value.detach().clone() for name, value in self._weights().items()}
         self._check_average()
         self._training_set = _training_set(split, config, inputs, encoder, limits, ranks)
 
@@ -100,6 +107,8 @@ class Trainer:
         asking for the next. What `after_batch` raises ends an evaluation, and with it the loop, at its step.
         Raises `TrainingDiverged` and `ImageRejected`.
         """
+        if self.step == 0:
+            torch.manual_seed(self.config.seed)  # of what is random inside a step: DPL's dropout
         evaluate_every = self._evaluate_every
         checkpoint_every = _every(self.config.checkpoint_every_steps, self.config, CHECKPOINTS_A_RUN)
         step_seconds: deque[float] = deque(maxlen=SPEED_WINDOW)
@@ -128,7 +137,9 @@ class Trainer:
     @property
     def weight_sets(self) -> tuple[str, ...]:
         """Names of the weights that can be evaluated; the last is what is kept in the end."""
-        return ("raw",) if self._average is None else ("raw", self.config.averaging)
+        if self._average is None and self._start is None:
+            return ("raw",)
+        return ("raw", "interpolated" if self._average is None else self.config.averaging)
 
     def evaluate_source_validation(
         self,
@@ -155,14 +166,19 @@ class Trainer:
         groups: Sequence[EvaluationGroup],
         weights: str | None = None,
         after_batch: Callable[[], None] = lambda: None,
+        *,
+        by_texts: bool = False,
     ) -> Evaluations:
         """One evaluation for each group, with these weights or else those that are kept. `after_batch` may raise.
+
+        `by_texts`: by the class texts, whatever the algorithm learns in their place.
 
         Raises `TrainingDiverged` when the image features are not finite.
         """
         if not groups:
             return {}
-        parameters = self._plain_weights(self._tower.weights() if weights == "raw" else self.finished_parameters())
+        changed = self._weights() if weights == "raw" else self.finished_parameters()
+        parameters = self._plain_weights(changed)
 
         def encode(images: Tensor) -> Tensor:
             with self._autocast():
@@ -180,20 +196,26 @@ class Trainer:
         if not torch.isfinite(features).all():
             raise _diverged(self.step, "the image features", self.config)
         return evaluate(
-            features, samples, groups, self._class_embeddings, tuple(self.config.class_names), self._logit_scale
+            features,
+            samples,
+            groups,
+            self._class_embeddings,
+            tuple(self.config.class_names),
+            self._logit_scale,
+            None if by_texts else self._logits_of(changed),
         )
 
     def evaluate_zero_shot(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
         """Every group with the weights before training and the base model's own pooling."""
         self._tower.plain.pool_by(None)
         try:
-            return self.evaluate_whole(after_batch)
+            return self.evaluate_whole(after_batch, by_texts=True)
         finally:
             self._tower.plain.pool_by(self.config.pooling)
 
-    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
+    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None, *, by_texts: bool = False) -> Evaluations:
         """Every group with the weights that are kept; source validation says where the tower looks, too."""
-        found = self.evaluate(self._split.groups, after_batch=after_batch)
+        found = self.evaluate(self._split.groups, after_batch=after_batch, by_texts=by_texts)
         domains, classes = SOURCE_VALIDATION
         if classes in found.get(domains, {}):
             found[domains][classes]["attention"] = self._attention_misalignment(after_batch)
@@ -224,12 +246,26 @@ class Trainer:
                 raise _diverged(self.step, f"the parameter {name}", self.config)
 
     def finished_parameters(self) -> Mapping[str, Tensor]:
-        """The weights that training changes as they are kept: averaged, where the config averages."""
-        return self._tower.weights() if self._average is None else self._average.parameters
+        """The weights that training changes as they are kept: averaged and mixed with the first, where the config
+        says so."""
+        tuned = self._weights() if self._average is None else self._average.parameters
+        if self._start is None:
+            return tuned
+        return interpolate_weights(self._start, tuned, self.config.interpolation_weight)
 
     def finished_weights(self) -> dict[str, Tensor]:
-        """The whole image tower as it is kept: trained weights, frozen ones and buffers."""
-        return self._plain_weights(self.finished_parameters())
+        """The whole image tower as it is kept: trained weights, frozen ones and buffers; and learned classes."""
+        changed = self.finished_parameters()
+        learned = {name: value.detach() for name, value in changed.items() if name.startswith(LEARNED)}
+        return self._plain_weights(changed) | learned
+
+    def describe_trained(self) -> dict[str, Any]:
+        """What training changes: how many numbers, of which modules."""
+        modules = {".".join(name.split(".")[:2]) for name in self._parameters}
+        num_parameters = sum(value.numel() for value in self._parameters.values())
+        if not self.config.num_steps:
+            modules, num_parameters = set(), 0
+        return {"modules": sorted(modules), "num_parameters": num_parameters}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a trainer needs to go on from here, as plain values and tensors."""
@@ -259,8 +295,36 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["random_cuda"])
         self.step = state["step"]
 
+    def _weights(self) -> Mapping[str, Tensor]:
+        """All that training changes, as it is now."""
+        return {**self._tower.weights(), **self._algorithm.learned_parameters}
+
     def _plain_weights(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._tower.untouched() | {name: value.detach() for name, value in changed.items()}
+        """Those of the whole tower."""
+        tower = {name: value.detach() for name, value in changed.items() if not name.startswith("learned.")}
+        return self._tower.untouched() | tower
+
+    def _logits_of(self, changed: Mapping[str, Tensor]) -> LogitsOf | None:
+        """How these weights classify, if not by the class texts."""
+        classes = self._algorithm.learned_classes
+        if classes is None:
+            return None
+        frozen = copy.deepcopy(classes).requires_grad_(False)
+        frozen.load_state_dict(
+            {name.removeprefix(LEARNED): value for name, value in changed.items() if name.startswith(LEARNED)}
+        )
+        rows = {name: row for row, name in enumerate(self.config.class_names)}
+
+        @torch.no_grad()
+        def logits_of(features: Tensor, classes: Sequence[str]) -> Tensor:
+            names = [self.config.class_names[name] for name in classes]
+            if not frozen.knows(names):
+                texts = self._class_embeddings[[rows[name] for name in classes]]
+                return class_logits(features, texts, self._logit_scale)
+            features = features.to(self._device)
+            return frozen.logits(self._algorithm.text_encoder, names, features, self._logit_scale)
+
+        return logits_of
 
     def _find_micro_batch_size(self) -> None:
         """Before the first step here: where memory may be short, and where a rank that runs out stops all others."""
@@ -330,15 +394,16 @@ class Trainer:
         """One optimizer update; returns what metrics.jsonl says of it."""
         learning_rate = learning_rate_at(self.step, self.config)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate"]
         images = normalise(batch.images.to(self._device, non_blocking=True), self.encoder.preprocess)
         labels = batch.labels.to(self._device, non_blocking=True)
-        values = _read(self._gradients.add(images, labels), self.step + 1, self.config)
+        domains = batch.domains.to(self._device, non_blocking=True)
+        values = _read(self._gradients.add(images, labels, domains), self.step + 1, self.config)
         faults.reach("mid_step")
         self._update_weights()
         self.step += 1
         if self._average is not None:
-            self._average.update(self._tower.weights())
+            self._average.update(self._weights())
         if isinstance(self._average, BetaMovingAverage):
             values["bma_weight"] = self._average.share
         return values | {"learning_rate": learning_rate}
@@ -350,6 +415,17 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
+
+
+def make_optimizer(tower: TrainedTower, algorithm: Algorithm, config: FinetuneConfig) -> torch.optim.Optimizer:
+    """The config's, over the tower's trained weights and what the algorithm learns beside them."""
+    rates = {1.0: list(tower.parameters.values())}
+    rates.setdefault(algorithm.learned_rate, []).extend(algorithm.learned_parameters.values())
+    groups = [{"params": values, "rate": rate} for rate, values in rates.items() if values]
+    values: Any = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, **values)
+    return torch.optim.AdamW(groups, **values)
 
 
 def learning_rate_at(num_updates: int, config: FinetuneConfig) -> float:

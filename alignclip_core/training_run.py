@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 
 from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.checkpoint import load_checkpoint, make_manifest, save_checkpoint, save_model
-from alignclip_core.config import FinetuneConfig
+from alignclip_core.config import PROMPT_LEARNERS, FinetuneConfig
 from alignclip_core.dataset.check import check_images
 from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.dataset.listing import read_staged
 from alignclip_core.dataset.splits import Split, split_dataset
-from alignclip_core.encoder import build_image_encoder, build_text_encoder
+from alignclip_core.encoder import TextEncoder, build_image_encoder, build_text_encoder
 from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid, TrainingStopped
 from alignclip_core.evaluation import SOURCE_VALIDATION, Evaluation, Evaluations, headline, without_details
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits
@@ -53,6 +54,7 @@ class TrainingRun:
         self._step = 0
         self._saved_step: int | None = None
         self._zero_shot: Evaluations | None = None
+        self._seconds = 0.0  # that steps, and what is measured between them, have taken, over all runs
         self._accuracy: float | None = None  # of the kept weights on source validation, at the latest evaluation
         self._say("phase", {"phase": "loading"})
         self._config = run_dir.read_config()
@@ -68,6 +70,7 @@ class TrainingRun:
             inputs=run_dir.inputs,
             limits=CHECKED_LIMITS if is_supervised else DEFAULT_LIMITS,
             ranks=ranks,
+            text_encoder=self._text_encoder(device),
         )
         processes = f"{ranks.num_ranks} processes on " if ranks.num_ranks > 1 else ""
         self._tell(
@@ -88,6 +91,7 @@ class TrainingRun:
             _check_same_run(folder.name, saved.manifest, self._config, self._similarity)
             self._trainer.load_state_dict(state)
             self._zero_shot = state["zero_shot"]
+            self._seconds = state.get("seconds", 0.0)  # older checkpoints did not tell
             self._step = self._saved_step = step
             self._accuracy = self._run_dir.checkpoint_accuracy(folder)
             self._tell("info", f"Going on from step {step} of {self._config.num_steps}.")
@@ -103,9 +107,11 @@ class TrainingRun:
     def fit(self) -> None:
         """Train to the last step, writing metrics and checkpoints; a stop leaves a checkpoint of its step."""
         self._say("phase", {"phase": "training"})
+        started = time.perf_counter() - self._seconds
         try:
             for record in self._trainer.fit(self._raise_if_stopped):
                 self._step = record.step
+                self._seconds = time.perf_counter() - started
                 if record.kind == "evaluation" and record.values:
                     self._accuracy = record.values[self._trainer.weight_sets[-1]]["accuracy"]
                 if record.kind == "checkpoint":
@@ -131,11 +137,22 @@ class TrainingRun:
                 {kept: tuned}, self._trainer.evaluate_source_validation(others, after_batch=self._raise_if_stopped)
             )
         self._say("phase", {"phase": "saving"})
-        result = {"zero_shot": self._zero_shot, "tuned": tuned, "headline": headline(self._zero_shot, tuned)}
+        result = {
+            "zero_shot": self._zero_shot,
+            "tuned": tuned,
+            "headline": headline(self._zero_shot, tuned),
+            "trained": self._trainer.describe_trained() | {"seconds": round(self._seconds, 3)},
+        }
         if self._ranks.is_first:
             save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result))
         self._tell("info", "The model is complete.")
         self._ranks.wait()  # torchrun takes an end of one for the end of all
+
+    def _text_encoder(self, device: torch.device) -> TextEncoder | None:
+        """Only prompts train through the text tower."""
+        if self._config.algorithm not in PROMPT_LEARNERS:
+            return None
+        return build_text_encoder(self._base_model, device)
 
     def _read_similarity(self) -> ClassSimilarity:
         """The first rank computes it, if anyone must."""
@@ -169,7 +186,7 @@ class TrainingRun:
         if not self._ranks.is_first:
             return
         folder = self._run_dir.checkpoint_folder(self._step)
-        state = self._trainer.state_dict() | {"zero_shot": self._zero_shot}
+        state = self._trainer.state_dict() | {"zero_shot": self._zero_shot, "seconds": self._seconds}
         manifest = self._manifest() | {"validation_accuracy": self._accuracy}
         save_checkpoint(folder, self._trainer.finished_weights(), manifest, state)
         self._say("checkpoint", {"folder": folder.name})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alignclip_core.interpolation import check_alpha, check_unmixed, interpolate_model
+from alignclip_core.interpolation import check_unmixed, interpolate_model
+from alignclip_core.method.mixing import check_alpha
 from alignclip_store import models, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from alignclip_core.algorithms.algorithm import Algorithm, StepOutput
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.encoder import ImageEncoder
-from alignclip_core.method.losses import Losses, total_loss
+from alignclip_core.method.losses import total_loss
 from alignclip_core.method.similarity import normalised_similarity, smoothed_targets, uniform_similarity
 from alignclip_core.run_dir import ClassSimilarity
 
 
-class StepOutput(NamedTuple):
-    """What one forward pass gives the trainer."""
+class AlignClip(Algorithm):
+    """The paper's losses with the text head."""
 
-    losses: Losses
-    num_correct: Int[Tensor, ""]  # images whose likeliest class is their own
-
-
-class AlignClip(nn.Module):
-    """Image tower and losses in one module, so that one `forward` is all that a wrapper (DDP) has to see."""
-
-    class_embeddings: Tensor
     similarity: Tensor
 
-    def __init__(self, encoder: ImageEncoder, similarity: ClassSimilarity, config: FinetuneConfig) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.config = config
-        self.logit_scale = config.logit_scale or encoder.logit_scale
+    def __init__(self, encoder: Any, similarity: ClassSimilarity, config: FinetuneConfig, *others: Any) -> None:
+        super().__init__(encoder, similarity, config, *others)
         # Dropping it is the authors' form of targets from similarities; plain label smoothing has only one form.
         self.keep_diagonal = config.keep_diagonal or config.smoothing_target == "uniform"
-        trained = [row for row, name in enumerate(config.class_names) if name not in config.unseen_classes]
-        embeddings = torch.from_numpy(similarity.class_embeddings[trained])
-        cosine = torch.from_numpy(similarity.cosine[trained][:, trained])
-        device = next(encoder.parameters()).device
-        self.register_buffer("class_embeddings", embeddings.to(device), persistent=False)
-        self.register_buffer("similarity", _target_similarity(cosine, config).to(device), persistent=False)
+        cosine = torch.from_numpy(similarity.cosine[self.trained_rows][:, self.trained_rows])
+        self.register_buffer("similarity", _target_similarity(cosine, config).to(self.device), persistent=False)
 
-    def forward(self, images: Float[Tensor, "batch 3 size size"], labels: Int[Tensor, " batch"]) -> StepOutput:
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 size size"],
+        labels: Int[Tensor, " batch"],
+        domains: Int[Tensor, " batch"] | None = None,
+    ) -> StepOutput:
         """Losses of a batch; `labels` count the trained classes in the order of `config.trained_classes`."""
         aligned = self.encoder.forward_aligned(images, self.config)
         losses = total_loss(

@@ -52,6 +52,8 @@ def _num_activations(encoder: ImageEncoder, config: FinetuneConfig) -> float:
 
     Blocks below the first that is trained keep nothing.
     """
+    if config.trainable == "none":
+        return 0.0
     num_blocks, per_block, between_blocks = _blocks_of(encoder)
     if config.trainable == "last_k_blocks":
         num_blocks = min(config.trainable_blocks, num_blocks)

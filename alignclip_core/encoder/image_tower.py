@@ -145,6 +145,23 @@ class ImageEncoder(nn.Module):
             dv_patch_features=self._dv_patch_features(dv_tokens) if needs.dv else None,
         )
 
+    @property
+    def token_width(self) -> int:
+        """Numbers of a token between the blocks."""
+        return int(self.visual.positional_embedding.shape[1])
+
+    def forward_blocks(
+        self, images: Float[Tensor, "batch 3 height width"], blocks: Sequence[int]
+    ) -> tuple[Float[Tensor, "batch dim"], list[Float[Tensor, "batch tokens channels"]]]:
+        """Image features, and the tokens before the first block and after each of these."""
+        tokens = self._embed(images)
+        kept = [tokens]
+        for index, block in enumerate(self.visual.transformer.resblocks):
+            tokens = self._run_block(block, tokens)[0].tokens
+            if index in blocks:
+                kept.append(tokens)
+        return self._image_features(self._project(tokens)), kept
+
     @torch.no_grad()
     def forward_explained(
         self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig

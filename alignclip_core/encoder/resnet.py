@@ -54,6 +54,8 @@ class ResNetEncoder(ImageEncoder):
     def check(self, config: FinetuneConfig) -> None:
         """Raises `ConfigInvalid` for what an attention pool doesn't have."""
         self.pool_by(config.pooling)
+        if config.algorithm == "miro":
+            raise ConfigInvalid("miro reads the blocks of a vision transformer; a ResNet has none.", param="algorithm")
         needs = needs_of(config)
         if needs.attention or needs.patches:
             self._num_aligned_layers(config)

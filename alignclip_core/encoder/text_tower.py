@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +15,12 @@ from transformers import AutoTokenizer
 
 BATCH_SIZE = 64  # texts a forward pass: fills a small machine, fits its memory
 
+PLACE = "x"  # a word of one token: where a context vector goes
+
 Tokenizer = Callable[[list[str]], Tensor]
+
+_context: ContextVar[Tensor | None] = ContextVar("context", default=None)
+"""Of the `encode_with_context` that this thread is in; others may encode with the same tower meanwhile."""
 
 
 class TextEncoder:
@@ -23,6 +30,13 @@ class TextEncoder:
         self.text_model = text_model  # names the tower: equal names give equal features
         self._tower = tower.eval().requires_grad_(False)
         self._tokenizer = tokenizer
+        self._token_embedding = _token_embedding(tower)
+        self._token_embedding.register_forward_hook(_put_context)
+
+    @property
+    def token_width(self) -> int:
+        """Numbers that stand for a token where the tower begins."""
+        return self._token_embedding.embedding_dim
 
     def to(self, device: str | torch.device) -> TextEncoder:
         """The same encoder, its tower moved."""
@@ -37,6 +51,31 @@ class TextEncoder:
         features = [self._tower(self._tokenizer(batch).to(device)) for batch in batches]
         return F.normalize(torch.cat(features).float(), dim=-1)
 
+    @torch.no_grad()
+    def embed_words(self, words: str) -> Float[Tensor, "tokens width"]:
+        """The token embeddings of some words, each of one token: where a learned context may begin."""
+        tokens = self._tokenizer([words]).to(self._token_embedding.weight.device)
+        embedded: Tensor = self._token_embedding(tokens)
+        return embedded[0, 1 : 1 + len(words.split())].float().clone()
+
+    def encode_with_context(
+        self, words: Sequence[str], context: Float[Tensor, "*images tokens width"]
+    ) -> Float[Tensor, "*images words dim"]:
+        """Text features of `[context] word.`, with vectors in the places of the context's tokens; has a gradient.
+
+        The context may be one for all, or one for each image. The first token, the start of a text, stays.
+        """
+        prompts = [f"{' '.join([PLACE] * context.shape[-2])} {word}." for word in words]
+        tokens = self._tokenizer(prompts).to(context.device)
+        contexts = context.reshape(-1, *context.shape[-2:])
+        token = _context.set(contexts.repeat_interleave(len(words), dim=0))
+        try:
+            features = self._tower(tokens.repeat(len(contexts), 1))
+        finally:
+            _context.reset(token)
+        unit: Tensor = F.normalize(features.float(), dim=-1)
+        return unit.reshape(*context.shape[:-2], len(words), -1)
+
 
 def hugging_face_tokenizer(folder: Path, context_length: int) -> Tokenizer:
     """The tokenizer of a local folder; pads to the longest text of a batch, where open_clip's pads to the end."""
@@ -47,3 +86,20 @@ def hugging_face_tokenizer(folder: Path, context_length: int) -> Tokenizer:
         return encoded.input_ids  # type: ignore[no-any-return]
 
     return tokenize
+
+
+def _token_embedding(tower: nn.Module) -> nn.Embedding:
+    """Of open_clip's own text towers, or of a transformers model in one."""
+    own = getattr(tower, "token_embedding", None)
+    transformer: Any = tower.transformer
+    embedding = own if own is not None else transformer.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    return embedding
+
+
+def _put_context(module: nn.Module, arguments: object, embedded: Tensor) -> Tensor:
+    """After the token embedding: the context, if there is one, in place of the tokens after the first."""
+    context = _context.get()
+    if context is None:
+        return embedded
+    return torch.cat([embedded[:, :1], context.to(embedded.dtype), embedded[:, 1 + context.shape[1] :]], dim=1)

@@ -117,7 +117,7 @@ def _chosen(encoder: ImageEncoder, config: FinetuneConfig) -> dict[str, nn.Param
             param="trainable_blocks",
         )
     chosen = {name: value for name, value in parameters.items() if _is_chosen(name, value, num_blocks, config)}
-    if not chosen:
+    if not chosen and config.trainable != "none":
         raise ConfigInvalid(
             f"trainable is {config.trainable!r}, of which this image tower and frozen_modules leave nothing to train.",
             param="trainable",
@@ -128,6 +128,8 @@ def _chosen(encoder: ImageEncoder, config: FinetuneConfig) -> dict[str, nn.Param
 def _is_chosen(name: str, parameter: nn.Parameter, num_blocks: int, config: FinetuneConfig) -> bool:
     if config.trainable == "all":
         return True
+    if config.trainable == "none":
+        return False
     in_block = IN_BLOCK.fullmatch(name)
     if in_block is None:
         return config.trainable == "last_k_blocks" and name.startswith(AFTER_BLOCKS)

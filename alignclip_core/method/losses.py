@@ -24,6 +24,16 @@ class Losses:
 
 
 @full_precision
+def class_logits(
+    image_features: Float[Tensor, "batch dim"],
+    class_embeddings: Float[Tensor, "*batch classes dim"],
+    logit_scale: float,
+) -> Float[Tensor, "batch classes"]:
+    """Eq 1 without a label: scaled products with the classes, which each image may see in its own way."""
+    return logit_scale * (class_embeddings @ image_features.unsqueeze(-1)).squeeze(-1)
+
+
+@full_precision
 def margin_logits(
     image_features: Float[Tensor, "batch dim"],
     class_embeddings: Float[Tensor, "classes dim"],

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel, read_card
 from alignclip_core.checkpoint import make_manifest, save_model
-from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.config import PROMPT_LEARNERS, FinetuneConfig, make_config
 from alignclip_core.dataset.layout import list_folder, read_layout
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
@@ -154,6 +154,7 @@ def make_trainer(make_run, tiny_base_model: BaseModel, similarity: ClassSimilari
             inputs=run_dir.inputs,
             limits=DEFAULT_LIMITS,
             ranks=ranks or Ranks(),
+            text_encoder=build_text_encoder(tiny_base_model) if config.algorithm in PROMPT_LEARNERS else None,
         )
 
     made: list[RunDir] = []

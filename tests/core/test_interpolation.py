@@ -11,7 +11,8 @@ from alignclip_core.checkpoint import load_model, save_model
 from alignclip_core.classifier import Classifier
 from alignclip_core.encoder import build_image_encoder
 from alignclip_core.errors import InterpolationInvalid
-from alignclip_core.interpolation import interpolate_model, interpolate_weights
+from alignclip_core.interpolation import interpolate_model
+from alignclip_core.method.mixing import interpolate_weights
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 1.0])
