@@ -166,8 +166,10 @@ class GridRunner:
 
     def _measure(self, run: GridRun, test_set: GridData) -> dict[str, Any]:
         """The finished model on another dataset, by a process that may load torch."""
-        found = run.run_dir.path / f"{test_set.name}.json"
-        arguments = ["evaluate", str(run.run_dir.model), str(test_set.folder), "--models-dir", str(self.models_dir)]
+        inputs = run.run_dir.path / "tests" / test_set.name
+        test_set.link(inputs)
+        found = inputs / "evaluation.json"
+        arguments = ["evaluate", str(run.run_dir.model), str(inputs / "dataset"), "--models-dir", str(self.models_dir)]
         arguments += ["--class-names", str(test_set.class_names_file)] if test_set.class_names_file else []
         command = [sys.executable, "-P", "-m", "alignclip_core.commands", *arguments, "--output", str(found)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -212,8 +214,7 @@ def prepare(run: GridRun, similarity: Path) -> None:
     """The run directory's inputs; those that are there stay."""
     run_dir = run.run_dir
     run_dir.write_config(run.config)
-    if not run_dir.dataset.exists():
-        run_dir.dataset.symlink_to(run.data.folder.absolute(), target_is_directory=True)
+    run.data.link(run_dir.inputs)
     if similarity.is_file() and not run_dir.similarity_file.is_file():
         shutil.copyfile(similarity, run_dir.similarity_file)
 
