@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from alignclip_core.base_models import BaseModel
+from alignclip_core.calibration import Calibration
 from alignclip_core.errors import LabelsInvalid
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.images import Preprocessing
@@ -34,10 +35,17 @@ class Prediction:
 class Classifier:
     """An image tower ready to serve. Open vocabulary: the class embeddings are an argument of `classify`."""
 
-    def __init__(self, tower: ImageTower, preprocessing: Preprocessing, logit_scale: float) -> None:
+    def __init__(
+        self,
+        tower: ImageTower,
+        preprocessing: Preprocessing,
+        logit_scale: float,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.tower = tower
         self.preprocessing = preprocessing
         self.logit_scale = logit_scale
+        self.calibration = calibration
 
     @classmethod
     def load(cls, folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
@@ -55,7 +63,7 @@ class Classifier:
     @classmethod
     def of(cls, model: FinishedModel, tower: ImageTower | None = None) -> Classifier:
         """The classifier of a loaded model; `tower` runs it in place of torch in fp32."""
-        return cls(tower or TorchTower(model.image_encoder), model.preprocessing, model.logit_scale)
+        return cls(tower or TorchTower(model.image_encoder), model.preprocessing, model.logit_scale, model.calibration)
 
     @property
     def num_bytes(self) -> int:
@@ -84,8 +92,16 @@ class Classifier:
     def probabilities(
         self, image_features: Float[Tensor, "images dim"], class_embeddings: Float[Tensor, "*images classes dim"]
     ) -> Float[Tensor, "images classes"]:
-        """What `classify` returns, of image features that are there already."""
-        return torch.softmax(class_logits(image_features, class_embeddings.float().cpu(), self.logit_scale), dim=1)
+        """What `classify` returns, of image features that are there already; calibrated, where the model is."""
+        temperature = 1.0 if self.calibration is None else self.calibration.temperature
+        return torch.softmax(
+            class_logits(image_features, class_embeddings.float().cpu(), self.logit_scale / temperature), dim=1
+        )
+
+    def rejected(self, probabilities: Float[Tensor, "images classes"]) -> Bool[Tensor, " images"]:
+        """Whether "none of these" is the better answer for an image; never, where the model has no threshold."""
+        threshold = None if self.calibration is None else self.calibration.reject_below
+        return probabilities.amax(dim=1) < (0.0 if threshold is None else threshold)
 
 
 def predictions(

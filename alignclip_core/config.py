@@ -147,6 +147,9 @@ class FinetuneConfig:
     interpolation: Interpolation = "bicubic"  # of the training crop; evaluation uses the model's own
     balance_domains: bool = True  # every batch holds the training domains evenly
 
+    # What is measured at the end
+    calibrate: bool = True  # temperature and rejection threshold, where source validation has 40 images or more
+
     # Watching and stopping
     evaluate_every_steps: int | None = None  # on source validation; None: ten times a run, on a sample
     checkpoint_every_steps: int | None = None  # None: four times a run

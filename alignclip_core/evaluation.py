@@ -77,7 +77,7 @@ def evaluate(
         evaluations.setdefault(group.domains, {})[group.classes] = _evaluate_group(
             logit_scale * features @ own_embeddings.T
             if logits_of is None
-            else _logits_by_domain(features, own_samples, group.label_space, logits_of),
+            else logits_by_domain(features, own_samples, group.label_space, logits_of),
             class_similarity(own_embeddings),
             own_samples,
             group.label_space,
@@ -120,9 +120,10 @@ def harmonic_mean(evaluations: Mapping[str, Evaluation]) -> float | None:
     return 2 * trained * unseen / (trained + unseen) if trained + unseen else 0.0
 
 
-def _logits_by_domain(
+def logits_by_domain(
     features: Tensor, samples: Sequence[Sample], label_space: Sequence[str], logits_of: LogitsOf
 ) -> Tensor:
+    """Logits of the samples in their order, though a model may look at all images of a domain together."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, sample in enumerate(samples):
         places[sample.domain].append(place)

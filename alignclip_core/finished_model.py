@@ -15,6 +15,7 @@ from alignclip_core.algorithms import LearnedClasses, load_learned_classes
 from alignclip_core.algorithms.cocoop import ConditionedContext
 from alignclip_core.algorithms.dpl import DomainContext
 from alignclip_core.base_models import BaseModel, find_base_model
+from alignclip_core.calibration import Calibration
 from alignclip_core.checkpoint import load_model, preprocessing_of, read_manifest
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.encoder import ImageEncoder, TextEncoder, build_image_encoder
@@ -42,6 +43,12 @@ class FinishedModel:
     def labels(self) -> tuple[str, ...]:
         """Display names in the order of the folder names, in which classes are numbered."""
         return tuple(name for _, name in sorted(self.class_names.items()))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Temperature and rejection threshold, where the manifest has them."""
+        values = (self.manifest or {}).get("calibration")
+        return None if values is None else Calibration(**values)
 
     @property
     def needs_image_features(self) -> bool:

@@ -12,7 +12,12 @@ from alignclip_core.errors import InterpolationInvalid
 from alignclip_core.finished_model import load_base_model, load_finished_model
 from alignclip_core.method.mixing import check_alpha, interpolate_weights
 
-NOT_OF_A_MIXTURE = ("result", "weights_sha256", "resume_sha256")  # of a manifest: true of the tuned weights alone
+NOT_OF_A_MIXTURE = (
+    "result",
+    "calibration",
+    "weights_sha256",
+    "resume_sha256",
+)  # of a manifest: true of the tuned weights alone
 
 
 def interpolate_model(

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from alignclip_core import faults
 from alignclip_core.algorithms import Algorithm, make_algorithm
+from alignclip_core.calibration import MIN_IMAGES, Calibration, calibrate
 from alignclip_core.checkpoint import LEARNED
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import Sample
@@ -32,6 +33,7 @@ from alignclip_core.evaluation import (
     encode_images,
     evaluate,
     evaluated_indices,
+    logits_by_domain,
     without_details,
 )
 from alignclip_core.gradients import Gradients
@@ -178,6 +180,21 @@ class Trainer:
         if not groups:
             return {}
         changed = self._weights() if weights == "raw" else self.finished_parameters()
+        features = self._encode(groups, changed, after_batch)
+        return evaluate(
+            features,
+            self._split.samples,
+            groups,
+            self._class_embeddings,
+            tuple(self.config.class_names),
+            self._logit_scale,
+            None if by_texts else self._logits_of(changed),
+        )
+
+    def _encode(
+        self, groups: Sequence[EvaluationGroup], changed: Mapping[str, Tensor], after_batch: Callable[[], None]
+    ) -> Tensor:
+        """Image features of the groups' images with these weights, one row for each of `evaluated_indices`."""
         parameters = self._plain_weights(changed)
 
         def encode(images: Tensor) -> Tensor:
@@ -195,15 +212,36 @@ class Trainer:
             features = self._ranks.gather_rows(features, len(indices))
         if not torch.isfinite(features).all():
             raise _diverged(self.step, "the image features", self.config)
-        return evaluate(
-            features,
-            samples,
-            groups,
-            self._class_embeddings,
-            tuple(self.config.class_names),
-            self._logit_scale,
-            None if by_texts else self._logits_of(changed),
+        return features
+
+    def calibrate(self, after_batch: Callable[[], None] = lambda: None) -> Calibration | None:
+        """Of the kept weights on source validation; images of unseen classes in the same domains are the unknown."""
+        known, unknown = (
+            [group for group in self._split.groups if (group.domains, group.classes) == place]
+            for place in (SOURCE_VALIDATION, (SOURCE_VALIDATION[0], "unseen_classes"))
         )
+        if not self.config.calibrate or not known or len(known[0].indices) < MIN_IMAGES:
+            return None
+        classes = known[0].label_space
+        labels = torch.tensor([classes.index(self._split.samples[index].class_name) for index in known[0].indices])
+        logits = self._trained_logits(known[0], classes, after_batch)
+        others = self._trained_logits(unknown[0], classes, after_batch) if unknown else None
+        return calibrate(logits, labels, others)
+
+    def _trained_logits(
+        self, group: EvaluationGroup, classes: Sequence[str], after_batch: Callable[[], None]
+    ) -> Tensor:
+        """Of a group's images among these classes, with the kept weights."""
+        changed = self.finished_parameters()
+        features = self._encode([group], changed, after_batch)
+        rows = {index: row for row, index in enumerate(evaluated_indices([group]))}
+        features = features[[rows[index] for index in group.indices]]
+        samples = [self._split.samples[index] for index in group.indices]
+        return logits_by_domain(features, samples, classes, self._logits_of(changed) or self._logits_by_texts)
+
+    def _logits_by_texts(self, features: Tensor, classes: Sequence[str]) -> Tensor:
+        rows = [tuple(self.config.class_names).index(name) for name in classes]
+        return class_logits(features, self._class_embeddings[rows], self._logit_scale)
 
     def evaluate_zero_shot(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
         """Every group with the weights before training and the base model's own pooling."""
@@ -313,14 +351,12 @@ class Trainer:
         frozen.load_state_dict(
             {name.removeprefix(LEARNED): value for name, value in changed.items() if name.startswith(LEARNED)}
         )
-        rows = {name: row for row, name in enumerate(self.config.class_names)}
 
         @torch.no_grad()
         def logits_of(features: Tensor, classes: Sequence[str]) -> Tensor:
             names = [self.config.class_names[name] for name in classes]
             if not frozen.knows(names):
-                texts = self._class_embeddings[[rows[name] for name in classes]]
-                return class_logits(features, texts, self._logit_scale)
+                return self._logits_by_texts(features, classes)
             features = features.to(self._device)
             return frozen.logits(self._algorithm.text_encoder, names, features, self._logit_scale)
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,10 @@ class TrainingRun:
             "headline": headline(self._zero_shot, tuned),
             "trained": self._trainer.describe_trained() | {"seconds": round(self._seconds, 3)},
         }
+        calibration = self._trainer.calibrate(self._raise_if_stopped)
+        told = {} if calibration is None else {"calibration": asdict(calibration)}
         if self._ranks.is_first:
-            save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result))
+            save_model(self._run_dir.model, self._trainer.finished_weights(), self._manifest(result | told) | told)
         self._tell("info", "The model is complete.")
         self._ranks.wait()  # torchrun takes an end of one for the end of all
 

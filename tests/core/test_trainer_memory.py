@@ -15,7 +15,7 @@ SHAPES = ("circle", "cross", "square", "triangle")
 
 def gradients_and_values(trainer: Trainer) -> tuple[dict, torch.Tensor]:
     batch = trainer._training_set[1]
-    values = trainer._gradients.add(normalise(batch.images, trainer.encoder.preprocess), batch.labels)
+    values = trainer._gradients.add(normalise(batch.images, trainer.encoder.preprocess), batch.labels, batch.domains)
     return {name: value.grad.clone() for name, value in trainer._parameters.items()}, values
 
 
@@ -96,8 +96,8 @@ def test_memory_that_runs_out_later_leaves_nothing_half_applied(make_trainer):
     with torch.no_grad():
         before = {name: value.clone() for name, value in undisturbed._parameters.items()}
     batch = trainer._training_set[3]
-    trainer._gradients.add(normalise(batch.images, trainer.encoder.preprocess), batch.labels)
-    undisturbed._gradients.add(normalise(batch.images, trainer.encoder.preprocess), batch.labels)
+    trainer._gradients.add(normalise(batch.images, trainer.encoder.preprocess), batch.labels, batch.domains)
+    undisturbed._gradients.add(normalise(batch.images, trainer.encoder.preprocess), batch.labels, batch.domains)
     assert trainer._gradients.micro_batch_size == 2
     for name, parameter in trainer._parameters.items():
         assert torch.equal(parameter, before[name])
