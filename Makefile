@@ -30,7 +30,7 @@ test-page: setup
 screenshots: setup
 	PAGE_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m page tests/web
 
-# Kills everything that can die, in a hundred jobs; its tables go to .chaos. Wants libfaketime.
+# Kills everything that can die, in a hundred jobs; its tables go to .chaos. Wants a C compiler.
 chaos: setup
 	CHAOS_TABLES=.chaos $(BIN)/python -m pytest -m chaos -s tests/chaos
 

@@ -17,7 +17,6 @@ from tests.chaos.cases import Case
 from tests.chaos.stage import Stage, is_alive, signal_worker
 
 AWAY_SECONDS = 2.0  # how long a killed server stays away
-CLOCK_JUMP = "+1d"
 
 
 class Faults:
@@ -32,10 +31,10 @@ class Faults:
         """Hold a process of a job at the point and do it; the id of that job. Fails if nothing living came there."""
         stage = self._stage
         injects = case.action == "fill_disk" and not self._has_small_disk
+        stage.service.arm(case.point, DISK_FULL if injects else str(case.arrival))
         stage.submit(f"job-{number}")
         if injects:
-            return self._inject_full_disk(case)
-        stage.service.arm(case.point, str(case.arrival))
+            return stage.wait_for_full_disk()
         held, worker, job_id = stage.held_job(case.point)
         getattr(self, case.action)(held, worker, job_id)
         stage.service.release(case.point)
@@ -104,11 +103,12 @@ class Faults:
         self._stage.database.start()
 
     def jump_clock(self, held, worker, job_id) -> None:
-        """The workers' machine is a day ahead from now on."""
-        (library,) = {line.split()[-1] for line in _maps(held.pid) if "libfaketime" in line}
-        assert library == str(self._stage.clock_library)
-        self._stage.clock_file.write_text(CLOCK_JUMP)
-        time.sleep(1.5)  # it looks at the file once a second
+        """The workers' machine is a day ahead while they go on, longer than a lease, and then is right again."""
+        assert str(self._stage.clock_library) in Path(f"/proc/{worker.pid}/maps").read_text()
+        self._stage.clock_file.touch()
+        self._stage.service.release("mid_step")
+        time.sleep(self._stage.service.settings.lease_seconds + AWAY_SECONDS)
+        self._stage.clock_file.unlink()
 
     def fill_disk(self, held, worker, job_id) -> None:
         """All of it, byte by byte at the end, so that not even error.json finds room."""
@@ -123,16 +123,5 @@ class Faults:
     def _await_full_disk(self, job_id: str) -> None:
         """The run must be given up, with the reason in the job's events."""
         stage = self._stage
-        stage.wait_until(
-            lambda: job_id in stage.jobs_told_of_full_disk(), f"{job_id} does not say that the disk is full"
-        )
+        stage.wait_for_full_disk(job_id)
         stage.filler.unlink(missing_ok=True)
-
-    def _inject_full_disk(self, case: Case) -> str:
-        self._stage.service.arm(case.point, DISK_FULL)
-        self._stage.wait_until(self._stage.jobs_told_of_full_disk, "Nobody met a full disk")
-        return self._stage.jobs_told_of_full_disk()[0]
-
-
-def _maps(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/maps").read_text().splitlines()

@@ -13,7 +13,7 @@ from alignclip_store.settings import Settings
 from tests.chaos.cases import Case, make_cases
 from tests.chaos.faults import Faults
 from tests.chaos.invariants import broken_invariants
-from tests.chaos.stage import Stage, find_clock_library, small_disk
+from tests.chaos.stage import Stage, build_clock_library, small_disk
 from tests.chaos.table import Result, write_table
 from tests.servers import Server, postgres_server, short_folder, valkey_server
 
@@ -48,7 +48,7 @@ def make_stage(open_service: Callable, archive: bytes, tmp_path: Path) -> Iterat
             )
             opened.callback(service.stop)
             stage = Stage(service, archive, broker, database, has_api)
-            stage.clock_library = find_clock_library() if has_postgres else None
+            stage.clock_library = build_clock_library(tmp_path) if has_postgres else None
             stage.start()
             return stage
 
@@ -72,11 +72,8 @@ def test_jobs_survive_the_deaths_of_trainers_and_workers(make_stage: Callable[..
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_jobs_survive_everything(make_stage: Callable[..., Stage], database: str) -> None:
     cases = make_cases(has_postgres=database == "postgresql", seed=SEED)
-    if only := os.environ.get("CHAOS_ONLY"):
-        cases = [case for case in cases if only in (case.action, case.point)]
+    cases = cases[: int(os.environ.get("CHAOS_CASES", len(cases)))]  # the first of them, for a shorter look
     stage = make_stage(has_postgres=database == "postgresql", has_api=True)
-    if stage.database is not None:
-        assert stage.clock_library is not None, "libfaketime is wanted for the jump of a clock: apt install libfaketime"
     results = _act(stage, cases, num_jobs=NUM_JOBS // 2)
     write_table(
         Path(os.environ.get("CHAOS_TABLES", ".chaos")) / f"{database}.md", database, results, len(stage.job_ids), SEED
