@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tools.chromium import ARGUMENTS, ChromiumMissing, find_chromium
 from tools.demo.pictures import NEW_STYLE, TRAINED_STYLE, all_pictures, draw_pictures
@@ -28,6 +28,7 @@ CLASSES = ("bird", "boat", "building", "car", "cat", "clock", "flower", "fruit",
 PICTURES_PER_CLASS = {TRAINED_STYLE: 8, NEW_STYLE: 4}
 MAX_SCREENSHOT_BYTES = 150_000
 WIDTH, HEIGHT = 1200, 900
+PATIENCE_MILLISECONDS = 120_000  # nothing here asserts a time; a busy machine is slow
 SERIOUS = ("serious", "critical")
 BUSY = "status of 429"  # one dataset is looked at at a time; the page asks again
 
@@ -92,6 +93,7 @@ def browser() -> Iterator[Browser]:
         path = find_chromium()
     except ChromiumMissing as error:
         pytest.fail(str(error), pytrace=False)
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
@@ -121,7 +123,7 @@ def new_page(browser: Browser, service: Service) -> Callable[..., object]:
         if has_key:
             context.add_init_script(f"sessionStorage.setItem('alignclip-key', '{service.api_key}')")
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_MILLISECONDS)
         complaints: list[str] = []
 
         def note(message: ConsoleMessage) -> None:

@@ -8,10 +8,9 @@ from playwright.sync_api import Page, expect
 NEW_DOMAIN = "noto"
 UNSEEN = ("boat", "monkey")
 NUM_STEPS = 24
-LONG = 120_000  # milliseconds, for what a trainer does
 SETTINGS = "batch_size = 16\nevaluate_every_steps = 4\ncheckpoint_every_steps = 12"
 
-pytestmark = pytest.mark.page
+pytestmark = [pytest.mark.page, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +21,10 @@ def job(new_page, service, archive, screenshot) -> dict:
         page.get_by_role("button", name="Start the job").click()
         expect(page.get_by_role("heading", name="emoji")).to_be_focused()
         job_id = re.search(r"ftjob-\w+", page.url).group()
-        expect(page.get_by_text("Running", exact=True)).to_be_visible(timeout=LONG)
-        expect(page.get_by_text(re.compile(rf"Step (1[1-9]|2\d) of {NUM_STEPS}"))).to_be_visible(timeout=LONG)
+        expect(page.get_by_text("Running", exact=True)).to_be_visible()
+        expect(page.get_by_text(re.compile(rf"Step (1[1-9]|2\d) of {NUM_STEPS}"))).to_be_visible()
         screenshot(page, "job-running")
-        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=LONG)
+        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible()
         expect(page.get_by_role("img", name=re.compile(rf"Loss up to step {NUM_STEPS}\. Last: Total"))).to_be_visible()
         assert service.api_key not in page.content()
     return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
@@ -43,12 +42,10 @@ def other_job(new_page, service, job) -> dict:
         expect(page.get_by_role("region", name="Start").get_by_text("400", exact=True)).to_be_visible()
         page.get_by_role("button", name="Start the job").click()
         expect(page.get_by_role("heading", name="plain")).to_be_focused()
-        expect(page.get_by_role("img", name=re.compile(r"^Accuracy up to step ([5-9]|\d\d)"))).to_be_visible(
-            timeout=LONG
-        )
+        expect(page.get_by_role("img", name=re.compile(r"^Accuracy up to step ([5-9]|\d\d)"))).to_be_visible()
         for button, status in (("Pause", "Paused"), ("Resume", "Running"), ("Cancel", "Cancelled")):
             page.get_by_role("button", name=button, exact=True).click()
-            expect(page.get_by_text(status, exact=True)).to_be_visible(timeout=LONG)
+            expect(page.get_by_text(status, exact=True)).to_be_visible()
         expect(page.get_by_role("button", name="Retry")).to_be_visible()
         job_id = re.search(r"ftjob-\w+", page.url).group()
     return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()

@@ -9,6 +9,12 @@ const WORDS = {
   clipood: "Margin and moving average; no alignment.",
   finetune: "Plain fine-tuning: the honest baseline.",
   label_smoothing: "Plain fine-tuning with uniform label smoothing.",
+  wise_ft: "Plain fine-tuning, then half of the way back to the base model.",
+  coral: "Brings the feature statistics of the domains together.",
+  miro: "Keeps the features near those of the base model.",
+  coop: "Learns the words of the prompt; the image tower stays.",
+  cocoop: "CoOp with a prompt for each picture.",
+  dpl: "Prompts made from the pictures of a domain.",
   zero_shot: "Trains nothing; measures the base model.",
 };
 
