@@ -28,7 +28,8 @@ def _lines(dataset: str, rows: Sequence[Row]) -> Iterator[str]:
     yield (
         f"Every method: at most {budget.IMAGES_PER_CLASS} images of each class in each domain, "
         f"{budget.VALUES['num_steps']} steps of {budget.VALUES['global_batch_size']}, base model "
-        f"`{budget.BASE_MODEL}`, its card's learning rate. Mean ± standard deviation over seeds, in per cent.\n"
+        f"`{budget.BASE_MODEL}`, its card's learning rate unless the algorithm "
+        "has its own. Mean ± standard deviation over seeds, in per cent.\n"
     )
     for table in make_tables(rows):
         yield f"### {table.title}\n\n{table.to_markdown()}\n"
