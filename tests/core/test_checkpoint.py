@@ -1,7 +1,9 @@
 import errno
 import json
+import os
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +149,16 @@ def test_a_file_that_the_disk_does_not_take_is_an_error_of_the_system(tmp_path, 
         save_checkpoint(tmp_path / "step-000001", {"w": weights}, manifest, {"s": state})
     assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_disk_has_every_file_before_the_folder_has_its_name(tmp_path, manifest, monkeypatch):
+    """A loss of power must not leave a name with nothing behind it; what is asked of the system is written down."""
+    asked = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: (asked.append(os.fstat(file).st_ino), fsync(file))[1])
+    monkeypatch.setattr(Path, "rename", lambda path, target: (asked.append("rename"), rename(path, target))[1])
+    folder = tmp_path / "step-000002"
+    save_checkpoint(folder, WEIGHTS, manifest, {"step": 2})
+    before, after = asked[: asked.index("rename")], asked[asked.index("rename") :]
+    assert {path.stat().st_ino for path in [folder, *folder.rglob("*")]} <= set(before)
+    assert tmp_path.stat().st_ino in after
