@@ -10,7 +10,12 @@ from alignclip_store.database import reading, transaction
 from alignclip_store.runs import heartbeat, reap
 
 
-class _Tomorrow(datetime):
+class _AnyTime(type):
+    def __instancecheck__(cls, value):
+        return isinstance(value, datetime)
+
+
+class _Tomorrow(datetime, metaclass=_AnyTime):
     """The clock of a host that is a day ahead."""
 
     @classmethod
