@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import read_sample
-from alignclip_core.dataset.layout import Sample
+from alignclip_core.dataset.layout import MASK_SUFFIX, Sample
 from alignclip_core.errors import ImageRejected
 from alignclip_core.images import ImageLimits, Preprocessing, decode_image
 from alignclip_core.pixels import decode_pixels, prepare_image, random_crop
@@ -173,6 +173,23 @@ def load_sample(
     except ImageRejected as error:
         param = "training_file" if sample.source == "dataset" else "validation_file"
         raise ImageRejected(f"{sample.path}: {error.message}", param=param) from error
+
+
+def load_masks(
+    root: Path, samples: Sequence[Sample], preprocessing: Preprocessing, limits: ImageLimits
+) -> Float[Tensor, "samples size size"] | None:
+    """Where the object is, 0 to 1, in each image as the tower sees it; NaN where a sample has no mask.
+
+    None: no sample has one. A mask is a picture beside its image, `1.mask.png` beside `1.jpg`. Raises `ImageRejected`.
+    """
+    size = preprocessing.image_size
+    masks = torch.full((len(samples), size, size), torch.nan)
+    for row, sample in enumerate(samples):
+        name = PurePosixPath(sample.path).with_suffix(MASK_SUFFIX).as_posix()
+        if sample.place is None and (root / sample.source / name).is_file():
+            mask = load_sample(root, replace(sample, path=name), limits, decode_image)
+            masks[row] = prepare_image(mask, preprocessing).float().mean(dim=0) / 255
+    return None if masks.isnan().all() else masks
 
 
 def prefetch(

@@ -38,7 +38,7 @@ from alignclip_core.evaluation import (
 )
 from alignclip_core.gradients import Gradients
 from alignclip_core.images import ImageLimits
-from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training
+from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training, load_masks
 from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
 from alignclip_core.method.losses import class_logits
 from alignclip_core.method.mixing import interpolate_weights
@@ -267,12 +267,15 @@ class Trainer:
         looking = AttentionMisalignment(self._tower.plain, self.config)
         weights = self._plain_weights(self.finished_parameters())
         parameters = {f"encoder.{name}": value for name, value in weights.items()}
+        masks = load_masks(self._inputs, samples, self.encoder.preprocess, self._limits)
         divergences: list[Divergences] = []
         for images in self._evaluation_images(samples):
             done = sum(len(batch.attention) for batch in divergences)
             with self._autocast():
                 normalised = normalise(images.to(self._device), self.encoder.preprocess)
-                batch = (normalised, texts[done : done + len(images)])
+                until = done + len(images)
+                own_masks = None if masks is None else masks[done:until].to(self._device)
+                batch = (normalised, texts[done:until], own_masks)
                 divergences.append(functional_call(looking, parameters, batch))
             after_batch()
         return mean_divergences(divergences)

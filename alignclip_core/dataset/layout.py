@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from alignclip_core.dataset.samples import SPLIT_WORDS, DatasetLayout, Sample, SplitName
 from alignclip_core.errors import DatasetInvalid
 
-__all__ = ["IMAGE_SUFFIXES", "DatasetLayout", "Sample", "list_folder", "read_layout"]
+__all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIX", "DatasetLayout", "Sample", "list_folder", "read_layout"]
 
+MASK_SUFFIX = ".mask.png"  # beside cat/1.jpg, cat/1.mask.png: white where the object is
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 EXPECTED = "expected class/image or domain/class/image"
 
@@ -79,6 +80,8 @@ def _sort_paths(relative_paths: Iterable[str]) -> tuple[set[Parts], dict[str, Pa
             folders.add(parts)
             continue
         folders.add(parts[:-1])
+        if path.lower().endswith(MASK_SUFFIX):
+            continue
         if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
             images[path] = parts
         else:

@@ -44,6 +44,12 @@ def test_hidden_files_and_archive_litter_are_ignored_and_other_files_listed():
     assert layout.ignored == ("dog/note.txt", "labels.csv")
 
 
+def test_masks_are_neither_images_nor_other_files():
+    layout = read_layout(["cat/1.jpg", "cat/1.mask.png", "dog/1.png", "dog/1.MASK.PNG"])
+    assert [sample.path for sample in layout.samples] == ["cat/1.jpg", "dog/1.png"]
+    assert layout.ignored == ()
+
+
 @pytest.mark.parametrize("paths", [[], ["readme.txt"], ["cat/"], ["cat/1.tiff", "dog/1.heic"]])
 def test_no_image_at_all_is_refused(paths):
     with pytest.raises(DatasetInvalid, match=r"no image.*class/image or domain/class/image"):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from alignclip_core.checkpoint import load_checkpoint, save_checkpoint
@@ -218,6 +219,26 @@ def test_where_the_tower_looks_is_what_the_losses_are_made_of(make_trainer):
     losses = trainer._algorithm(images, labels).losses
     assert found["attention_divergence"] == pytest.approx(losses.layer_alignment.item(), rel=1e-4)
     assert found["similarity_divergence"] == pytest.approx(losses.similarity_alignment.item(), rel=1e-4)
+
+
+def test_where_images_have_masks_it_says_how_much_attention_is_on_the_object(make_run, make_trainer):
+    run_dir = make_run()
+    assert "num_masks" not in make_trainer(run_dir).evaluate_whole()["trained_domains"]["trained_classes"]["attention"]
+    split = make_trainer(run_dir)._split
+    first, second = (run_dir.dataset / split.samples[index].path for index in split.validation[:2])
+    left = Image.new("L", (40, 40))  # as large as the drawings
+    left.paste(255, (0, 0, 20, 40))
+    left.save(first.with_suffix(".mask.png"))
+    ImageOps.invert(left).save(second.with_suffix(".mask.png"))
+    trainer = make_trainer(run_dir)
+    assert trainer._split == split
+    found = trainer.evaluate_whole()["trained_domains"]["trained_classes"]["attention"]
+    assert found["num_masks"] == 2
+    samples = [split.samples[index] for index in split.validation[:2]]
+    images = normalise(next(trainer._evaluation_images(samples)), trainer.encoder.preprocess)
+    seen = trainer.encoder.forward_explained(images, trainer.config).cls_attention[:, :4].mean(dim=1).view(2, 4, 4)
+    shares = (seen[0, :, :2].sum() + seen[1, :, 2:].sum()) / 2
+    assert found["object_attention_share"] == pytest.approx(shares.item(), abs=1e-3)
 
 
 def test_finished_weights_fill_a_fresh_tower(make_trainer, tiny_base_model):
