@@ -69,6 +69,16 @@ class Settings(BaseSettings):
     )
     max_silence_seconds: float = Field(30.0, gt=0, description="How long a client may pause while it sends a body.")
     rate_limit_url: str | None = Field(None, description="Redis URL where several APIs count together; unset: memory.")
+    serving_runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="What runs image towers in the API; auto: the fastest for this machine."
+    )
+    serving_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="In which they compute; auto: bf16 where the machine has it and the answers stay the same."
+    )
+    serving_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where they run; auto: on the GPU where there is one."
+    )
+    pinned_models: list[str] = Field([], description="Base models loaded at the start and kept so (JSON list of ids).")
     model_cache_bytes: int = Field(4 * 2**30, ge=1, description="Memory for image towers that are kept loaded.")
 
     lease_seconds: float = Field(60.0, gt=0, description="How long a worker owns a job without a sign of life.")

@@ -19,6 +19,7 @@ from alignclip_core.encoder import ImageEncoder, TextEncoder, build_image_encode
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.prompts import embed_classes
+from alignclip_core.runtimes.choosing import RuntimeChoice, make_tower
 from alignclip_store import tables
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.errors import ModelNotFound
@@ -58,13 +59,17 @@ class KeyedLocks:
 
 
 class BoundedCache(Generic[Key, Value]):
-    """Keeps what was used last while the sum of sizes fits; a single value over the bound is kept alone."""
+    """Keeps what was used last while the sum of sizes fits, and what is pinned.
+
+    A single value over the bound is kept alone.
+    """
 
     def __init__(self, max_size: int, size_of: Callable[[Value], int]) -> None:
         self._max_size = max_size
         self._size_of = size_of
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._size = 0
+        self._pinned: set[Key] = set()
         self._guard = threading.Lock()
 
     def get(self, key: Key) -> Value | None:
@@ -79,17 +84,33 @@ class BoundedCache(Generic[Key, Value]):
             self._drop(key)
             self._values[key] = value
             self._size += self._size_of(value)
-            while self._size > self._max_size and len(self._values) > 1:
-                self._drop(next(iter(self._values)))
+            for other in [one for one in self._values if one != key and one not in self._pinned]:
+                if self._size <= self._max_size:
+                    break
+                self._drop(other)
 
     def drop(self, key: Key) -> None:
         with self._guard:
             self._drop(key)
 
+    def pin(self, key: Key) -> None:
+        """Keep the key's value whatever is used, until it is dropped."""
+        with self._guard:
+            self._pinned.add(key)
+
+    def is_pinned(self, key: Key) -> bool:
+        return key in self._pinned
+
+    def items(self) -> list[tuple[Key, Value]]:
+        """Everything kept, what was used last at the end."""
+        with self._guard:
+            return list(self._values.items())
+
     def __len__(self) -> int:
         return len(self._values)
 
     def _drop(self, key: Key) -> None:
+        self._pinned.discard(key)
         if key in self._values:
             self._size -= self._size_of(self._values.pop(key))
 
@@ -104,6 +125,9 @@ class ModelCache:
         self._encoding = KeyedLocks()  # tokenizers do not bear two threads
         self._text_encoders: dict[str, TextEncoder] = {}
         self._towers: dict[str, ImageEncoder] = {}  # without weights
+        self._runtime = RuntimeChoice(
+            runtime=settings.serving_runtime, precision=settings.serving_precision, device=settings.serving_device
+        )
         self._loaded: BoundedCache[tuple[Kind, str], Loaded] = BoundedCache(settings.model_cache_bytes, _num_bytes)
         self._embeddings: BoundedCache[tuple[str, tuple[str, ...], bool, str], Tensor] = BoundedCache(
             MAX_EMBEDDINGS, lambda _: 1
@@ -164,8 +188,13 @@ class ModelCache:
             yield encoder
 
     def classifier(self, model: BaseModel | tables.Model) -> Classifier:
-        """The classifier of a base model, zero-shot, or of a tuned one. Raises `ArtifactCorrupt`."""
-        loaded = self._load("classifier", model.id, lambda: Classifier.of(self._open(model)))
+        """The classifier of a base model, zero-shot, or of a tuned one, warm. Raises `ArtifactCorrupt`."""
+
+        def load() -> Classifier:
+            whole = self._open(model)
+            return Classifier.of(whole, make_tower(whole.image_encoder, self._runtime, name=model.id))
+
+        loaded = self._load("classifier", model.id, load)
         assert isinstance(loaded, Classifier)
         return loaded
 
@@ -187,8 +216,21 @@ class ModelCache:
             fetched = self._artifacts.fetch_folder(model.artifact_uri, Path(folder) / "model")
             return load_finished_model(fetched, base_model)
 
+    def pin(self, model: BaseModel | tables.Model) -> Classifier:
+        """The classifier, kept loaded until it is forgotten or the process ends."""
+        classifier = self.classifier(model)
+        self._loaded.pin(("classifier", model.id))
+        return classifier
+
+    def is_pinned(self, model_id: str) -> bool:
+        return self._loaded.is_pinned(("classifier", model_id))
+
+    def classifiers(self) -> dict[str, Classifier]:
+        """Everything that is loaded to classify, by model."""
+        return {model_id: each for (_, model_id), each in self._loaded.items() if isinstance(each, Classifier)}
+
     def forget(self, model_id: str) -> None:
-        """Free a model that was deleted."""
+        """Free a model that was deleted or is not needed now; who uses it at this moment keeps it."""
         for kind in KINDS:
             self._loaded.drop((kind, model_id))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+import structlog
 from anyio import CapacityLimiter
 from celery import Celery
 from sqlalchemy import Engine
@@ -22,6 +24,8 @@ from api.batching import Batcher
 from api.measurements import Measurements
 from api.model_cache import KeyedLocks, ModelCache
 from api.rate_limits import RateLimits
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
         max_wait_seconds=settings.max_batch_wait_seconds,
         observe=measurements.count_batch,
     )
+    models = ModelCache(settings, artifacts)
+    _warm_up(models, settings.pinned_models)
     try:
         yield Resources(
             settings=settings,
@@ -70,7 +76,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
             engine=engine,
             artifacts=artifacts,
             queue=create_queue(settings),
-            models=ModelCache(settings, artifacts),
+            models=models,
             computing=KeyedLocks(),
             batcher=batcher,
             classify_limiter=CapacityLimiter(settings.max_concurrent_classify),
@@ -83,3 +89,17 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
     finally:
         batcher.close()
         engine.dispose()
+
+
+def _warm_up(models: ModelCache, model_ids: Sequence[str]) -> None:
+    """Load and pin in a thread: the service answers meanwhile, and who asks for such a model waits for its one load."""
+
+    def load() -> None:
+        for model_id in model_ids:
+            try:
+                models.pin(models.base_model(model_id))
+            except Exception:
+                log.warning("A pinned model cannot be loaded", model=model_id, exc_info=True)
+
+    if model_ids:
+        threading.Thread(target=load, name="warm-up", daemon=True).start()

@@ -157,6 +157,7 @@ def start_service(
     def start(**fields: object) -> Service:
         home = tmp_path_factory.mktemp("home")
         given = {"home": home, "models_dir": models_dir, "bootstrap_api_key": KEY, "threads": 1}
+        given |= {"serving_runtime": "torch"}  # others take a second to convert each model
         settings = Settings(**given | {"broker_url": f"redis+socket://{home}/nobody.sock"} | fields)
         if settings.database_url is None:
             (home / "alignclip.db").write_bytes(migrated_sqlite.read_bytes())

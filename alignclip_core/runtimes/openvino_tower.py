@@ -1,0 +1,57 @@
+"""OpenVINO runs the image tower on a CPU."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import openvino
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from alignclip_core.encoder import ImageEncoder
+from alignclip_core.runtimes.towers import Precision, Runtime
+
+DEVICE = "CPU"
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # as OpenVINO calls them
+
+
+class OpenVinoTower:
+    """The tower as OpenVINO compiled it; nothing of the encoder is kept."""
+
+    runtime: Runtime = "openvino"
+
+    def __init__(self, encoder: ImageEncoder, precision: Precision = "fp32") -> None:
+        self.precision = precision
+        self.num_bytes = sum(value.nbytes for value in encoder.state_dict().values())  # kept in fp32, whatever computes
+        self._compiled = openvino.Core().compile_model(
+            _convert(encoder),
+            DEVICE,
+            {
+                "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, with all threads
+            },
+        )
+        self._running = threading.Lock()  # a compiled model does not bear two threads
+
+    def __call__(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch dim"]:
+        """Image features of unit length, fp32 on the CPU."""
+        with self._running:
+            return torch.from_numpy(self._compiled(images.numpy())[0].copy())
+
+
+def computes_bf16() -> bool:
+    """Whether this machine's CPU has instructions for bf16."""
+    return "BF16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+
+
+def _convert(encoder: ImageEncoder) -> openvino.Model:
+    size = encoder.preprocess.image_size
+    example = torch.zeros(2, 3, size, size)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes that tracing makes constant: all but the batch's are
+        # Traced here, since convert_model would run the tower twice more to check the trace; parity.py does that.
+        traced = torch.jit.trace(encoder, example, check_trace=False)
+        return openvino.convert_model(traced, example_input=example, input=[-1, 3, size, size])

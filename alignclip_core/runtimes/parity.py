@@ -1,0 +1,63 @@
+"""How far a tower's answers are from those of torch in fp32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from alignclip_core.encoder import ImageEncoder
+from alignclip_core.images import Preprocessing
+from alignclip_core.pixels import normalise
+from alignclip_core.runtimes.towers import ImageTower
+
+MIN_COSINE = 0.9999  # of an image's features in both; less, and labels that are nearly tied change places
+NUM_PROBES = 4
+PROBE_DETAIL = 7  # patches of colour on a side
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two runs over the same images and classes."""
+
+    top1_agreement: float
+    max_probability_difference: float
+    min_cosine: float
+
+
+def measure_parity(
+    reference: Float[Tensor, "images dim"],
+    features: Float[Tensor, "images dim"],
+    class_embeddings: Float[Tensor, "classes dim"],
+    logit_scale: float,
+) -> Parity:
+    """Compare features of unit length by what they say of the classes."""
+    expected, found = (torch.softmax(logit_scale * each @ class_embeddings.T, dim=1) for each in (reference, features))
+    return Parity(
+        top1_agreement=(expected.argmax(dim=1) == found.argmax(dim=1)).float().mean().item(),
+        max_probability_difference=(expected - found).abs().max().item(),
+        min_cosine=min_cosine(reference, features),
+    )
+
+
+def min_cosine(reference: Float[Tensor, "images dim"], features: Float[Tensor, "images dim"]) -> float:
+    """The smallest cosine between both features of one image; NaN features have none, which counts as -1."""
+    return F.cosine_similarity(reference, features, dim=1).nan_to_num(-1).min().item()
+
+
+@torch.no_grad()
+def self_check(tower: ImageTower, encoder: ImageEncoder) -> float:
+    """`min_cosine` over made-up pictures, against the encoder in fp32 on the CPU."""
+    images = probes(encoder.preprocess)
+    return min_cosine(encoder(images), tower(images))
+
+
+def probes(preprocessing: Preprocessing) -> Float[Tensor, "images 3 size size"]:
+    """Pictures of soft random colours, the same always, normalised."""
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(NUM_PROBES, 3, PROBE_DETAIL, PROBE_DETAIL, generator=random)
+    soft = F.interpolate(coarse, preprocessing.image_size, mode="bicubic").clamp(0, 1)
+    return normalise((255 * soft).to(torch.uint8), preprocessing)
