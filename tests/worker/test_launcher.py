@@ -1,6 +1,14 @@
-"""What a trainer is told of the worker's environment."""
+"""What a trainer is told of the worker's environment, and that nothing of it outlives its end."""
 
-from worker.launcher import trainer_environment
+import sys
+import time
+
+import psutil
+import pytest
+
+from alignclip_core.run_dir import RunDir
+from worker import launcher
+from worker.launcher import Trainer, trainer_environment
 
 
 def test_the_trainer_sees_no_secret_of_the_service(make_settings):
@@ -12,3 +20,20 @@ def test_the_trainer_sees_no_secret_of_the_service(make_settings):
     assert not passed.keys() & secrets.keys()
     assert (passed["PATH"], passed["CUDA_VISIBLE_DEVICES"]) == ("/bin", "1")
     assert passed["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize("ends_by_itself", [False, True])
+def test_the_end_of_a_trainer_is_the_end_of_what_it_started(
+    make_settings, tmp_path, monkeypatch, is_gone, ends_by_itself
+):
+    start = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep({})"
+    program = [sys.executable, "-c", start.format(1 if ends_by_itself else 600)]
+    monkeypatch.setattr(launcher, "trainer_command", lambda *_: program)
+    trainer = Trainer(RunDir(tmp_path), make_settings())
+    while not (children := psutil.Process(trainer.pid).children()):
+        time.sleep(0.02)
+    if not ends_by_itself:
+        trainer.kill()
+    while trainer.exit_code() is None:
+        time.sleep(0.02)
+    assert is_gone(children[0])
