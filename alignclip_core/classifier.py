@@ -41,11 +41,14 @@ class Classifier:
         preprocessing: Preprocessing,
         logit_scale: float,
         calibration: Calibration | None = None,
+        *,
+        has_learned_classes: bool = False,
     ) -> None:
         self.tower = tower
         self.preprocessing = preprocessing
         self.logit_scale = logit_scale
         self.calibration = calibration
+        self.has_learned_classes = has_learned_classes  # True: `FinishedModel.class_embeddings_of` gives embeddings
 
     @classmethod
     def load(cls, folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
@@ -63,7 +66,13 @@ class Classifier:
     @classmethod
     def of(cls, model: FinishedModel, tower: ImageTower | None = None) -> Classifier:
         """The classifier of a loaded model; `tower` runs it in place of torch in fp32."""
-        return cls(tower or TorchTower(model.image_encoder), model.preprocessing, model.logit_scale, model.calibration)
+        return cls(
+            tower or TorchTower(model.image_encoder),
+            model.preprocessing,
+            model.logit_scale,
+            model.calibration,
+            has_learned_classes=model.learned_classes is not None,
+        )
 
     @property
     def num_bytes(self) -> int:

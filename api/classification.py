@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignclip_core.classifier import Classifier, check_labels, predictions
 from alignclip_core.errors import LabelsInvalid
+from alignclip_core.method.losses import class_logits
 from alignclip_core.prompts import readable_name
 from alignclip_store.settings import Settings
 from api.answers import ClassifyAnswer, ImagePredictions, PredictionAnswer
@@ -27,7 +28,7 @@ class Question:
     model: DescribedModel
     classifier: Classifier
     labels: tuple[str, ...]
-    class_embeddings: Tensor
+    class_embeddings: Tensor | None  # None: they are learned, and may depend on the images
 
 
 async def classify(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> ClassifyAnswer:
@@ -43,20 +44,24 @@ async def classify(resources: Resources, owner: str, name: str, request: Classif
     answers = []
     for question in questions:
         features = await compute_features(resources, question.classifier, request.images)
-        answers.append(await to_thread.run_sync(_answer, question, features, request))
+        answers.append(await to_thread.run_sync(_answer, resources, question, features, request))
     return answers[0].model_copy(update={"compared": answers[1] if len(answers) > 1 else None})
 
 
 def _prepare(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> Question:
     model, classifier = load_model(resources, owner, name)
     labels = _labels(request, model, resources.settings)
+    if classifier.has_learned_classes:
+        return Question(model, classifier, labels, None)
     return Question(model, classifier, labels, model.class_embeddings(resources, labels, request.templates))
 
 
-def _answer(question: Question, features: Tensor, request: ClassifyRequest) -> ClassifyAnswer:
-    model, labels = question.model, question.labels
+def _answer(resources: Resources, question: Question, features: Tensor, request: ClassifyRequest) -> ClassifyAnswer:
+    model, labels, embeddings = question.model, question.labels, question.class_embeddings
+    if embeddings is None:
+        embeddings = model.learned_embeddings(resources, labels, request.templates, features)
     calibration = model.calibration if request.calibrated and request.score_function == "softmax" else None
-    logits = question.classifier.logit_scale * features @ question.class_embeddings.T
+    logits = class_logits(features, embeddings, question.classifier.logit_scale)
     scores = _scores(logits / calibration["temperature"] if calibration else logits, request.score_function)
     reject_below = (
         calibration.get("reject_below") if calibration and set(labels) == set(model.own_labels or ()) else None

@@ -20,12 +20,24 @@ from api.resources import Resources
 class DescribedModel:
     """What a model says of itself; nothing of it is loaded."""
 
-    id: str
+    source: BaseModel | tables.Model
     base_model: BaseModel
     own_labels: tuple[str, ...] | None  # a base model has no classes of its own
     templates: tuple[str, ...]
     hyphens_to_spaces: bool = False
     calibration: Mapping[str, Any] | None = None  # of the manifest: temperature, reject_below ...
+
+    @property
+    def id(self) -> str:
+        return self.source.id
+
+    def learned_embeddings(
+        self, resources: Resources, labels: Sequence[str], templates: Sequence[str] | None, image_features: Tensor
+    ) -> Tensor:
+        """Class embeddings by which a model with learned prompts or a linear head classifies these images."""
+        whole = resources.models.finished_model(self.source)
+        with resources.models.encoding(self.base_model) as encoder:
+            return whole.class_embeddings_of(encoder, labels, templates=templates, image_features=image_features)
 
     def class_embeddings(
         self, resources: Resources, labels: Sequence[str], templates: Sequence[str] | None = None
@@ -55,10 +67,10 @@ def find_model(resources: Resources, owner: str, name: str) -> BaseModel | table
 def describe_model(resources: Resources, model: BaseModel | tables.Model) -> DescribedModel:
     """What the card or the manifest says."""
     if isinstance(model, BaseModel):
-        return DescribedModel(model.id, model, None, model.templates)
+        return DescribedModel(model, model, None, model.templates)
     manifest = model.manifest
     return DescribedModel(
-        id=model.id,
+        source=model,
         base_model=resources.models.base_model(model.base_model),
         own_labels=tuple(name for _, name in sorted(manifest["class_names"].items())),
         templates=tuple(manifest["templates"]),

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import shutil
 import struct
 import zlib
 
@@ -14,8 +15,10 @@ from huggingface_hub.errors import BadRequestError, HfHubHTTPError
 from PIL import Image, ImageDraw
 
 from alignclip_core.base_models import STARTER_FOLDER, read_card
+from alignclip_core.checkpoint import LEARNED, load_model, save_model
 from alignclip_core.classifier import Classifier
 from alignclip_core.encoder import build_text_encoder
+from alignclip_core.finished_model import load_finished_model
 from alignclip_core.images import decode_image
 from alignclip_core.prompts import embed_classes
 from alignclip_store import models
@@ -326,3 +329,35 @@ def calibrate(service, model, calibration):
     with transaction(service.engine) as session:
         row = models.get_model(session, "default", model)
         row.manifest = row.manifest | {"calibration": calibration}
+
+
+def test_learned_prompts_classify_in_place_of_the_class_texts(service, classify, archive, picture):
+    job = service.openai.fine_tuning.jobs.create(
+        model="tiny", training_file=service.upload(archive), extra_body={"num_steps": 2, "algorithm": "coop"}
+    )
+    model = service.finish(job.id)
+    plain = classify(model, [picture], labels=LABELS).json()["data"]
+    learn_context(service, model, job.id)
+    for labels in (LABELS, ["fox", "owl"]):
+        found = classify(model, [picture], labels=labels).json()["data"][0]["predictions"]
+        folder = service.artifacts.local_path(f"artifact:models/{job.id}")
+        whole = load_finished_model(folder, read_card(service.settings.models_location / "tiny", "tiny"))
+        embeddings = whole.class_embeddings_of(build_text_encoder(whole.base_model), labels)
+        expected = Classifier.of(whole).classify([decode_image(picture)], embeddings)[0].tolist()
+        assert {best["label"]: pytest.approx(best["score"], abs=1e-5) for best in found} == dict(
+            zip(labels, expected, strict=True)
+        )
+    assert classify(model, [picture], labels=LABELS).json()["data"] != plain
+
+
+def learn_context(service, model, job_id):
+    """What a CoOp job writes: its context beside the tower's weights."""
+    folder = service.artifacts.local_path(f"artifact:models/{job_id}")
+    saved = load_model(folder)
+    context = torch.randn(4, 16, generator=torch.Generator().manual_seed(5))
+    shutil.rmtree(folder)
+    kept = {name: value for name, value in saved.manifest.items() if not name.endswith("sha256")}
+    save_model(folder, saved.weights | {f"{LEARNED}context": context}, kept)
+    with transaction(service.engine) as session:
+        models.get_model(session, "default", model).manifest = json.loads((folder / "manifest.json").read_text())
+    service.app.state.resources.models.forget(model)
