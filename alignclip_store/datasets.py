@@ -89,9 +89,7 @@ def open_dataset(
                 if not real.exists():
                     raise DatasetRejected(f"There is nothing at {reference!r}.")
                 if real.suffix.lower() in MANIFEST_SUFFIXES:
-                    return Dataset(
-                        reference=reference, param=param, root=root, place=place.parent, manifest=place.name
-                    )
+                    return Dataset(reference=reference, param=param, root=root, place=place.parent, manifest=place.name)
                 return Dataset(reference=reference, param=param, root=root, place=place)
         raise DatasetRejected(
             f"{reference!r} is not below a dataset root of this service; upload a zip, or ask its operator to add the "
