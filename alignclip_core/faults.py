@@ -2,8 +2,8 @@
 
 `ALIGNCLIP_FAULTS` names a folder; unset, as anywhere but in the tests, nothing happens. A file `<point>` in it arms a
 point. The process that comes there first, or as the n-th if the file says n, renames the file to `<point>.<its pid>`
-and waits until that is gone: meanwhile the tests kill it, stop it or take away what it needs. A file that says `disk_full`
-raises ENOSPC instead.
+and waits until that is gone: meanwhile the tests kill it, stop it or take away what it needs. A file that says
+`disk_full` raises ENOSPC instead.
 
     after_claim              the job is claimed, nothing else is done                        (worker)
     mid_step                 gradients are there, the weights have not moved                 (trainer)

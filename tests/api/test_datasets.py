@@ -48,9 +48,7 @@ def test_a_report_counts_and_is_kept(looking, ask, domain_archive):
     assert looking.http.get(f"{DATASETS}/{made['id']}").status_code == 404
 
 
-def test_faults_are_found_and_a_job_with_a_fatal_one_is_refused_in_the_same_words(
-    looking, ask, make_archive, pictures
-):
+def test_faults_are_found_and_a_job_with_a_fatal_one_is_refused_in_the_same_words(looking, ask, make_archive, pictures):
     spoiled = make_archive({**pictures, "cat/copy.png": pictures["dog/1.png"], "dog/broken.png": b"no image"})
     found = codes(ask(spoiled).json())
     assert found["image_unreadable"]["severity"] == "fatal"
