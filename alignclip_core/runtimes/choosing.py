@@ -1,7 +1,6 @@
 """Which runtime serves a tower: what the operator asks for, else the fastest here; checked before it serves.
 
-On the CPUs that were measured OpenVINO was faster than torch at every batch size, and torch in bf16 far slower than in
-fp32 for towers with convolutions (docs/serving.md).
+On the CPU that was tried OpenVINO in bf16 was faster than torch at every batch size (docs/serving.md).
 """
 
 from __future__ import annotations
