@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from alignclip_core import faults
 from alignclip_core.algorithms import Algorithm, make_algorithm
-from alignclip_core.calibration import MIN_IMAGES, Calibration, calibrate
+from alignclip_core.calibration import Calibration
 from alignclip_core.checkpoint import LEARNED
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.dataset.layout import Sample
-from alignclip_core.dataset.splits import EvaluationGroup, Split
+from alignclip_core.dataset.splits import Split
 from alignclip_core.encoder import ImageEncoder, TextEncoder, TrainedTower
 from alignclip_core.errors import ConfigInvalid, TrainingDiverged
-from alignclip_core.evaluation import (
-    SOURCE_VALIDATION,
-    Evaluation,
-    Evaluations,
-    LogitsOf,
-    encode_images,
-    evaluate,
-    evaluated_indices,
-    logits_by_domain,
-    without_details,
-)
+from alignclip_core.evaluation import Evaluation, Evaluations
 from alignclip_core.gradients import Gradients
 from alignclip_core.images import ImageLimits
-from alignclip_core.loading import Batch, TrainingSet, iterate_evaluation, iterate_training, load_masks
+from alignclip_core.loading import Batch, TrainingSet, iterate_training
 from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
-from alignclip_core.method.losses import class_logits
 from alignclip_core.method.mixing import interpolate_weights
-from alignclip_core.misalignment import MAX_IMAGES, AttentionMisalignment, Divergences, mean_divergences
 from alignclip_core.pixels import normalise
 from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record
+from alignclip_core.tower_evaluation import TowerEvaluation
 
 EVALUATIONS_A_RUN = 10
 EVALUATIONS_A_RUN_FOR_SWAD = 50  # its average begins and ends at evaluations
 CHECKPOINTS_A_RUN = 4
-EVALUATION_BATCH_SIZE = 32
 SPEED_WINDOW = 20  # steps over which images/s is averaged
 WATCHING_SHARE = 0.2  # what evaluations before the last step may cost, as a share of the training between them
 PASSES_A_STEP = 3  # a step costs about three forward passes
@@ -79,10 +63,7 @@ class Trainer:
         self.config = config
         self.encoder = encoder
         self.step = 0
-        self._split, self._inputs, self._limits = split, inputs, limits
         self._device = next(encoder.parameters()).device
-        self._class_embeddings = torch.from_numpy(similarity.class_embeddings)
-        self._logit_scale = config.logit_scale or encoder.logit_scale
         encoder.pool_by(config.pooling)
         encoder.gradient_checkpointing = config.gradient_checkpointing
         self._tower = TrainedTower(encoder, config)
@@ -98,6 +79,19 @@ class Trainer:
         self._start: dict[str, Tensor] | None = None  # θ0, where what is kept is a mixture with it
         if config.interpolation_weight < 1:
             self._start = {name: value.detach().clone() for name, value in self._weights().items()}
+        self._evaluation = TowerEvaluation(
+            self._tower,
+            self._algorithm,
+            similarity,
+            split,
+            config,
+            inputs=inputs,
+            limits=limits,
+            ranks=ranks,
+            num_threads=self._num_threads,
+            autocast=self._autocast,
+            diverged=lambda what: _diverged(self.step, what, config),
+        )
         self._check_average()
         self._training_set = _training_set(split, config, inputs, encoder, limits, ranks)
 
@@ -150,135 +144,31 @@ class Trainer:
         after_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, Evaluation]:
         """The accuracy of these weights on the validation images, or an even sample of them; {} where are none."""
-        domains, classes = SOURCE_VALIDATION
-        groups = [
-            replace(group, indices=_even_sample(group.indices, max_images))
-            for group in self._split.groups
-            if (group.domains, group.classes) == SOURCE_VALIDATION
-        ]
-        if not groups:
+        if not self._evaluation.has_source_validation:
             return {}
-        return {
-            weights: without_details(self.evaluate(groups, weights, after_batch)[domains][classes])
-            for weights in weight_sets
+        changed = {
+            weights: self._weights() if weights == "raw" else self.finished_parameters() for weights in weight_sets
         }
-
-    def evaluate(
-        self,
-        groups: Sequence[EvaluationGroup],
-        weights: str | None = None,
-        after_batch: Callable[[], None] = lambda: None,
-        *,
-        by_texts: bool = False,
-    ) -> Evaluations:
-        """One evaluation for each group, with these weights or else those that are kept. `after_batch` may raise.
-
-        `by_texts`: by the class texts, whatever the algorithm learns in their place.
-
-        Raises `TrainingDiverged` when the image features are not finite.
-        """
-        if not groups:
-            return {}
-        changed = self._weights() if weights == "raw" else self.finished_parameters()
-        features = self._encode(groups, changed, after_batch)
-        return evaluate(
-            features,
-            self._split.samples,
-            groups,
-            self._class_embeddings,
-            tuple(self.config.class_names),
-            self._logit_scale,
-            None if by_texts else self._logits_of(changed),
-        )
-
-    def _encode(
-        self, groups: Sequence[EvaluationGroup], changed: Mapping[str, Tensor], after_batch: Callable[[], None]
-    ) -> Tensor:
-        """Image features of the groups' images with these weights, one row for each of `evaluated_indices`."""
-        parameters = self._plain_weights(changed)
-
-        def encode(images: Tensor) -> Tensor:
-            with self._autocast():
-                normalised = normalise(images.to(self._device), self.encoder.preprocess)
-                return functional_call(self._tower.plain, parameters, (normalised,))  # type: ignore[no-any-return]
-
-        samples = self._split.samples
-        indices = evaluated_indices(groups)
-        is_shared = len(indices) >= self._ranks.num_ranks
-        places = self._ranks.share(len(indices)) if is_shared else range(len(indices))
-        images = self._evaluation_images([samples[indices[place]] for place in places])
-        features = encode_images(encode, images, after_batch)
-        if is_shared:
-            features = self._ranks.gather_rows(features, len(indices))
-        if not torch.isfinite(features).all():
-            raise _diverged(self.step, "the image features", self.config)
-        return features
-
-    def calibrate(self, after_batch: Callable[[], None] = lambda: None) -> Calibration | None:
-        """Of the kept weights on source validation; images of unseen classes in the same domains are the unknown."""
-        known, unknown = (
-            [group for group in self._split.groups if (group.domains, group.classes) == place]
-            for place in (SOURCE_VALIDATION, (SOURCE_VALIDATION[0], "unseen_classes"))
-        )
-        if not self.config.calibrate or not known or len(known[0].indices) < MIN_IMAGES:
-            return None
-        classes = known[0].label_space
-        labels = torch.tensor([classes.index(self._split.samples[index].class_name) for index in known[0].indices])
-        logits = self._trained_logits(known[0], classes, after_batch)
-        others = self._trained_logits(unknown[0], classes, after_batch) if unknown else None
-        return calibrate(logits, labels, others)
-
-    def _trained_logits(
-        self, group: EvaluationGroup, classes: Sequence[str], after_batch: Callable[[], None]
-    ) -> Tensor:
-        """Of a group's images among these classes, with the kept weights."""
-        changed = self.finished_parameters()
-        features = self._encode([group], changed, after_batch)
-        rows = {index: row for row, index in enumerate(evaluated_indices([group]))}
-        features = features[[rows[index] for index in group.indices]]
-        samples = [self._split.samples[index] for index in group.indices]
-        return logits_by_domain(features, samples, classes, self._logits_of(changed) or self._logits_by_texts)
-
-    def _logits_by_texts(self, features: Tensor, classes: Sequence[str]) -> Tensor:
-        rows = [tuple(self.config.class_names).index(name) for name in classes]
-        return class_logits(features, self._class_embeddings[rows], self._logit_scale)
+        return {
+            weights: self._evaluation.evaluate_source_validation(values, max_images, after_batch)
+            for weights, values in changed.items()
+        }
 
     def evaluate_zero_shot(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
         """Every group with the weights before training and the base model's own pooling."""
         self._tower.plain.pool_by(None)
         try:
-            return self.evaluate_whole(after_batch, by_texts=True)
+            return self._evaluation.evaluate_whole(self.finished_parameters(), after_batch, by_texts=True)
         finally:
             self._tower.plain.pool_by(self.config.pooling)
 
-    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None, *, by_texts: bool = False) -> Evaluations:
+    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
         """Every group with the weights that are kept; source validation says where the tower looks, too."""
-        found = self.evaluate(self._split.groups, after_batch=after_batch, by_texts=by_texts)
-        domains, classes = SOURCE_VALIDATION
-        if classes in found.get(domains, {}):
-            found[domains][classes]["attention"] = self._attention_misalignment(after_batch)
-        return found
+        return self._evaluation.evaluate_whole(self.finished_parameters(), after_batch)
 
-    def _attention_misalignment(self, after_batch: Callable[[], None]) -> dict[str, Any]:
-        """Over an even sample of the source validation images."""
-        samples = [self._split.samples[index] for index in _even_sample(self._split.validation, MAX_IMAGES)]
-        rows = {name: row for row, name in enumerate(self.config.class_names)}
-        texts = self._class_embeddings[[rows[sample.class_name] for sample in samples]].to(self._device)
-        looking = AttentionMisalignment(self._tower.plain, self.config)
-        weights = self._plain_weights(self.finished_parameters())
-        parameters = {f"encoder.{name}": value for name, value in weights.items()}
-        masks = load_masks(self._inputs, samples, self.encoder.preprocess, self._limits)
-        divergences: list[Divergences] = []
-        for images in self._evaluation_images(samples):
-            done = sum(len(batch.attention) for batch in divergences)
-            with self._autocast():
-                normalised = normalise(images.to(self._device), self.encoder.preprocess)
-                until = done + len(images)
-                own_masks = None if masks is None else masks[done:until].to(self._device)
-                batch = (normalised, texts[done:until], own_masks)
-                divergences.append(functional_call(looking, parameters, batch))
-            after_batch()
-        return mean_divergences(divergences)
+    def calibrate(self, after_batch: Callable[[], None] = lambda: None) -> Calibration | None:
+        """Of the kept weights on source validation; None without enough images or where the config says so."""
+        return self._evaluation.calibrate(self.finished_parameters(), after_batch)
 
     def check_weights(self) -> None:
         """Raises `TrainingDiverged` when a weight is not finite: a gradient can be infinite where the loss is not."""
@@ -298,7 +188,7 @@ class Trainer:
         """The whole image tower as it is kept: trained weights, frozen ones and buffers; and learned classes."""
         changed = self.finished_parameters()
         learned = {name: value.detach() for name, value in changed.items() if name.startswith(LEARNED)}
-        return self._plain_weights(changed) | learned
+        return self._evaluation.plain_weights(changed) | learned
 
     def describe_trained(self) -> dict[str, Any]:
         """What training changes: how many numbers, of which modules."""
@@ -340,31 +230,6 @@ class Trainer:
         """All that training changes, as it is now."""
         return {**self._tower.weights(), **self._algorithm.learned_parameters}
 
-    def _plain_weights(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of the whole tower."""
-        tower = {name: value.detach() for name, value in changed.items() if not name.startswith("learned.")}
-        return self._tower.untouched() | tower
-
-    def _logits_of(self, changed: Mapping[str, Tensor]) -> LogitsOf | None:
-        """How these weights classify, if not by the class texts."""
-        classes = self._algorithm.learned_classes
-        if classes is None:
-            return None
-        frozen = copy.deepcopy(classes).requires_grad_(False)
-        frozen.load_state_dict(
-            {name.removeprefix(LEARNED): value for name, value in changed.items() if name.startswith(LEARNED)}
-        )
-
-        @torch.no_grad()
-        def logits_of(features: Tensor, classes: Sequence[str]) -> Tensor:
-            names = [self.config.class_names[name] for name in classes]
-            if not frozen.knows(names):
-                return self._logits_by_texts(features, classes)
-            features = features.to(self._device)
-            return frozen.logits(self._algorithm.text_encoder, names, features, self._logit_scale)
-
-        return logits_of
-
     def _find_micro_batch_size(self) -> None:
         """Before the first step here: where memory may be short, and where a rank that runs out stops all others."""
         if self._device.type == "cuda" and (self.config.micro_batch_size == "auto" or self._ranks.num_ranks > 1):
@@ -376,19 +241,13 @@ class Trainer:
             yield Record(step=self.step, kind="event", values={"level": "warn", "message": message})
         self._gradients.events.clear()
 
-    def _evaluation_images(self, samples: Sequence[Sample]) -> Iterator[Tensor]:
-        return iterate_evaluation(
-            self._inputs, samples, self.encoder.preprocess, self._limits, EVALUATION_BATCH_SIZE, self._num_threads
-        )
-
     @property
     def _evaluate_every(self) -> int:
         times_a_run = EVALUATIONS_A_RUN_FOR_SWAD if self.config.averaging == "swad" else EVALUATIONS_A_RUN
         return _every(self.config.evaluate_every_steps, self.config, times_a_run)
 
     def _check_average(self) -> None:
-        has_validation = any((group.domains, group.classes) == SOURCE_VALIDATION for group in self._split.groups)
-        if isinstance(self._average, ValleyAverage) and not has_validation:
+        if isinstance(self._average, ValleyAverage) and not self._evaluation.has_source_validation:
             raise ConfigInvalid(
                 "averaging swad follows the loss on validation images, and there are none; give validation_fraction "
                 "or a validation set, or another averaging.",
@@ -483,13 +342,6 @@ def _training_set(
     labels = [classes[sample.class_name] for sample in samples]
     share = ranks.share(config.global_batch_size)
     return TrainingSet(inputs, samples, labels, config, encoder.preprocess, limits, share)
-
-
-def _even_sample(indices: tuple[int, ...], max_images: int | None) -> tuple[int, ...]:
-    """Evenly spaced, so that every class and domain keeps its share: samples are sorted by folder."""
-    if max_images is None or len(indices) <= max_images:
-        return indices
-    return tuple(indices[place * len(indices) // max_images] for place in range(max_images))
 
 
 def _precision(config: FinetuneConfig, device: torch.device) -> str:

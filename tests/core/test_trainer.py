@@ -213,8 +213,9 @@ def test_source_validation_says_where_the_tower_looks_before_and_after(make_trai
 def test_where_the_tower_looks_is_what_the_losses_are_made_of(make_trainer):
     trainer = make_trainer(num_aligned_layers=3)
     found = trainer.evaluate_whole()["trained_domains"]["trained_classes"]["attention"]
-    samples = [trainer._split.samples[index] for index in trainer._split.validation]
-    images = normalise(next(trainer._evaluation_images(samples)), trainer.encoder.preprocess)
+    split = trainer._evaluation.split
+    samples = [split.samples[index] for index in split.validation]
+    images = normalise(next(trainer._evaluation.images(samples)), trainer.encoder.preprocess)
     labels = torch.tensor([trainer.config.trained_classes.index(sample.class_name) for sample in samples])
     losses = trainer._algorithm(images, labels).losses
     assert found["attention_divergence"] == pytest.approx(losses.layer_alignment.item(), rel=1e-4)
@@ -224,18 +225,18 @@ def test_where_the_tower_looks_is_what_the_losses_are_made_of(make_trainer):
 def test_where_images_have_masks_it_says_how_much_attention_is_on_the_object(make_run, make_trainer):
     run_dir = make_run()
     assert "num_masks" not in make_trainer(run_dir).evaluate_whole()["trained_domains"]["trained_classes"]["attention"]
-    split = make_trainer(run_dir)._split
+    split = make_trainer(run_dir)._evaluation.split
     first, second = (run_dir.dataset / split.samples[index].path for index in split.validation[:2])
     left = Image.new("L", (40, 40))  # as large as the drawings
     left.paste(255, (0, 0, 20, 40))
     left.save(first.with_suffix(".mask.png"))
     ImageOps.invert(left).save(second.with_suffix(".mask.png"))
     trainer = make_trainer(run_dir)
-    assert trainer._split == split
+    assert trainer._evaluation.split == split
     found = trainer.evaluate_whole()["trained_domains"]["trained_classes"]["attention"]
     assert found["num_masks"] == 2
     samples = [split.samples[index] for index in split.validation[:2]]
-    images = normalise(next(trainer._evaluation_images(samples)), trainer.encoder.preprocess)
+    images = normalise(next(trainer._evaluation.images(samples)), trainer.encoder.preprocess)
     seen = trainer.encoder.forward_explained(images, trainer.config).cls_attention[:, :4].mean(dim=1).view(2, 4, 4)
     shares = (seen[0, :, :2].sum() + seen[1, :, 2:].sum()) / 2
     assert found["object_attention_share"] == pytest.approx(shares.item(), abs=1e-3)
@@ -328,7 +329,7 @@ def test_unseen_classes_and_test_domains_take_no_part_in_training(make_trainer):
     assert {sample.class_name for sample in trainer._training_set.samples} == {"cross", "square", "triangle"}
     assert {sample.domain for sample in trainer._training_set.samples} == {"plain"}
     assert trainer._algorithm.class_embeddings.shape[0] == 3
-    groups = trainer.evaluate(trainer._split.groups)
+    groups = trainer.evaluate_whole()
     assert groups["test_domains"]["all_classes"]["num_images"] == 20
     assert groups["trained_domains"]["all_classes"]["per_class"].keys() == {"circle", "cross", "square", "triangle"}
 
