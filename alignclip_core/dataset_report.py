@@ -34,7 +34,8 @@ from alignclip_core.prompts import embed_classes
 
 BATCH_SIZE = 32
 DECIMALS = 4  # of a similarity
-COMPARING_SECONDS = 15.0  # that the base model may look at images
+MAX_COMPARED = 1000  # images that the base model looks at
+COMPARING_SECONDS = 15.0  # that it may take for them
 
 ImageFeatures = Callable[[Sequence[Image.Image]], Tensor]  # RGB pictures -> features of unit length [images, dim]
 
@@ -69,16 +70,18 @@ def report_dataset(
     readable = [sample for sample in samples if sample.path in good]
     display_names = list(config.class_names.values())
     cosine = class_similarity(judge.class_embeddings)
+    compared, features = _compare(root, readable, judge, limits)
     findings = [
         *find_faults(layout, split, config, looks, bad),
         *find_alike_names(display_names, cosine),
-        *_doubted_labels(root, readable, config, judge, limits),
+        *_doubted_labels(compared, features, config, judge),
     ]
     whole = len(readable) == len(layout.samples)
     return {
         "fingerprint": fingerprint(readable, {look.path: look.sha256 for look in looks}) if whole else None,
         **count_images(layout, split, config.class_names),
         "num_checked": len(samples),
+        "num_compared": len(compared),
         "sizes": sizes_of(looks),
         "findings": [finding.to_json() for finding in sorted(findings, key=lambda each: each.severity)],
         "similarity": {
@@ -91,12 +94,13 @@ def report_dataset(
 def refused_report(error: DatasetInvalid) -> dict[str, Any]:
     """The report on a dataset of which no job can be made: the reason, and nothing to count."""
     finding = Finding(
-        code="dataset_invalid", severity="fatal", message=error.message, hint="A job is refused with the same words."
+        code=error.code, severity="fatal", message=error.message, hint="A job is refused with the same words."
     )
     return {
         "fingerprint": None,
         "num_images": 0,
         "num_checked": 0,
+        "num_compared": 0,
         **{name: [] for name in ("classes", "domains", "splits")},
         "sizes": {},
         "findings": [finding.to_json()],
@@ -146,24 +150,30 @@ def checked_samples(layout: DatasetLayout, max_images: int | None) -> Sequence[S
     return [layout.samples[place * total // max_images] for place in range(max_images)]
 
 
-def _doubted_labels(
-    root: Path, samples: Sequence[Sample], config: FinetuneConfig, judge: Judge, limits: ImageLimits
-) -> list[Finding]:
-    """As many images as there is time for, in an order that favours no class."""
+def _compare(
+    root: Path, samples: Sequence[Sample], judge: Judge, limits: ImageLimits
+) -> tuple[Sequence[Sample], Tensor]:
+    """Image features of as many images as the base model may look at, in an order that favours no class."""
     ordered = sorted(samples, key=lambda sample: hashlib.sha256(sample.path.encode(errors="surrogateescape")).digest())
     until = time.monotonic() + COMPARING_SECONDS
     features: list[Tensor] = []
-    for start in range(0, len(ordered), BATCH_SIZE):
+    for start in range(0, min(len(ordered), MAX_COMPARED), BATCH_SIZE):
         if time.monotonic() > until:
             break
-        batch = ordered[start : start + BATCH_SIZE]
+        batch = ordered[start : min(start + BATCH_SIZE, MAX_COMPARED)]
         pictures = [decode_image(read_sample(root, sample, limits), limits) for sample in batch]
         features.append(judge.image_features(pictures).float().cpu())
-    if not features:
+    num_compared = sum(len(each) for each in features)
+    return ordered[:num_compared], torch.cat(features) if features else torch.zeros(0, judge.class_embeddings.shape[1])
+
+
+def _doubted_labels(
+    compared: Sequence[Sample], features: Tensor, config: FinetuneConfig, judge: Judge
+) -> list[Finding]:
+    if not compared:
         return []
-    compared = ordered[: sum(len(each) for each in features)]
     rows = {name: row for row, name in enumerate(config.class_names)}
-    logits = judge.logit_scale * torch.cat(features) @ judge.class_embeddings.float().cpu().T
+    logits = judge.logit_scale * features @ judge.class_embeddings.float().cpu().T
     return find_doubted_labels(
         [sample.path for sample in compared],
         torch.tensor([rows[sample.class_name] for sample in compared]),

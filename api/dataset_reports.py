@@ -90,6 +90,7 @@ class DatasetAnswer(BaseModel):
     fingerprint: str | None = Field(description="Of all images and their labels; null where not all were looked at.")
     num_images: int
     num_checked: int = Field(description="Images that were decoded: all, or an even sample of a large dataset.")
+    num_compared: int = Field(description="Images that the base model looked at, to doubt their labels.")
     classes: list[ClassCount]
     domains: list[NamedCount]
     splits: list[NamedCount] = Field(description="The parts that a job of these fields would make.")

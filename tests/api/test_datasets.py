@@ -32,6 +32,7 @@ def codes(report):
 def test_a_report_counts_and_is_kept(looking, ask, domain_archive):
     made = ask(domain_archive, test_domains=["sketch"], class_names={"red_panda": "red panda"}).json()
     assert (made["object"], made["num_images"], made["num_checked"]) == ("dataset", 30, MAX_IMAGES)
+    assert made["num_compared"] == MAX_IMAGES
     assert made["fingerprint"] is None  # not all were looked at
     assert {"name": "red_panda", "display_name": "red panda", "num_images": 10} in made["classes"]
     assert made["domains"] == [{"name": "photo", "num_images": 15}, {"name": "sketch", "num_images": 15}]
@@ -56,12 +57,13 @@ def test_faults_are_found_and_a_job_with_a_fatal_one_is_refused_in_the_same_word
     assert found["duplicate_with_other_label"]["paths"] == ["cat/copy.png", "dog/1.png"]
     empty = make_archive({**pictures, "owl/": b""})
     report = ask(empty).json()
-    assert codes(report)["dataset_invalid"]["severity"] == "fatal"
+    assert codes(report)["invalid_dataset"]["severity"] == "fatal"
     refused = looking.http.post(
         "/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": looking.upload(empty), "num_steps": 2}
     )
     assert refused.status_code == 400
-    assert refused.json()["error"]["message"] == codes(report)["dataset_invalid"]["message"]
+    assert refused.json()["error"]["code"] == "invalid_dataset"
+    assert refused.json()["error"]["message"] == codes(report)["invalid_dataset"]["message"]
 
 
 @pytest.mark.parametrize(

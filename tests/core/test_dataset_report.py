@@ -172,7 +172,7 @@ def test_tiny_images_and_other_files_are_named(folder):
 def test_an_empty_class_is_a_report_with_the_words_of_the_refusal(folder, tiny_base_model):
     (folder / "yellow").mkdir()
     found = report_folder(load_base_model(tiny_base_model), folder, {})
-    assert [finding["code"] for finding in found["findings"]] == ["dataset_invalid"]
+    assert [finding["code"] for finding in found["findings"]] == ["invalid_dataset"]
     assert found["findings"][0]["severity"] == "fatal"
     assert "'yellow' holds no image" in found["findings"][0]["message"]
 
