@@ -44,9 +44,9 @@ const SPLITS = ["train", "validation", "test_domains", "unseen_classes"]; // oth
 const inOrder = (splits) => [...splits].sort((a, b) => (SPLITS.indexOf(a.name) + 9) % 9 - ((SPLITS.indexOf(b.name) + 9) % 9));
 const splitWord = (name) => name.replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
 
-function looked({ num_checked, num_images, sizes }) {
+function looked({ num_checked, num_compared, num_images, sizes }) {
   const which = num_checked === num_images ? "Every picture was" : `${count(num_checked)} of ${count(num_images)} pictures were`;
-  return `${which} decoded${sizes.width ? `; median size ${sizes.width.median} × ${sizes.height.median} pixels` : ""}.`;
+  return `${which} decoded${sizes.width ? `; median size ${sizes.width.median} × ${sizes.height.median} pixels` : ""}. The base model compared ${count(num_compared)} with their labels.`;
 }
 
 function Findings({ findings }) {
