@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from alignclip_core.errors import ImageRejected
 from alignclip_core.explain.explaining import picture_seen
-from alignclip_core.explain.maps import make_maps, normalised
+from alignclip_core.explain.maps import embed_label, make_maps, normalised
 from alignclip_core.explain.pictures import overlay
 from alignclip_core.images import decode_image
 from api.classify_forms import ImageSource
@@ -53,8 +53,9 @@ def explain(resources: Resources, owner: str, name: str, source: ImageSource, la
         image = decode_image(source.read(), limits_of(resources.settings))
     except ImageRejected as error:
         raise ImageRejected(f"{source.filename}: {error.message}", param="image") from error
-    text = described.class_embeddings(resources, [label])[0]
     model = resources.models.finished_model(found)
+    with resources.models.encoding(described.base_model) as encoder:
+        text = embed_label(model, encoder, image, label)
     maps = make_maps(model, image, text)
     arrays = {ours: np.asarray(getattr(maps, theirs)) for ours, theirs in MAP_NAMES.items()}
     seen = picture_seen(image, model.preprocessing)

@@ -66,15 +66,24 @@ class TextEncoder:
         The context may be one for all, or one for each image. The first token, the start of a text, stays.
         """
         prompts = [f"{' '.join([PLACE] * context.shape[-2])} {word}." for word in words]
-        tokens = self._tokenizer(prompts).to(context.device)
         contexts = context.reshape(-1, *context.shape[-2:])
-        token = _context.set(contexts.repeat_interleave(len(words), dim=0))
+        tokens = self._tokenizer(prompts).to(context.device).repeat(len(contexts), 1)
+        rows = torch.arange(len(contexts), device=context.device).repeat_interleave(len(words))
+        size = len(rows) if torch.is_grad_enabled() else BATCH_SIZE  # a gradient needs them all at once anyway
+        features = [
+            self._forward_with_context(part, contexts[of_part])
+            for part, of_part in zip(tokens.split(size), rows.split(size), strict=True)
+        ]
+        unit: Tensor = F.normalize(torch.cat(features).float(), dim=-1)
+        return unit.reshape(*context.shape[:-2], len(words), -1)
+
+    def _forward_with_context(self, tokens: Tensor, contexts: Tensor) -> Tensor:
+        token = _context.set(contexts)
         try:
-            features = self._tower(tokens.repeat(len(contexts), 1))
+            features: Tensor = self._tower(tokens)
         finally:
             _context.reset(token)
-        unit: Tensor = F.normalize(features.float(), dim=-1)
-        return unit.reshape(*context.shape[:-2], len(words), -1)
+        return features
 
 
 def hugging_face_tokenizer(folder: Path, context_length: int) -> Tokenizer:

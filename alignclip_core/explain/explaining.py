@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from alignclip_core.encoder import build_text_encoder
-from alignclip_core.explain.maps import Maps, make_maps
+from alignclip_core.explain.maps import Maps, embed_label, make_maps
 from alignclip_core.explain.pictures import PICTURE_SIDE, overlay, overview
 from alignclip_core.finished_model import FinishedModel, load_base_model
 from alignclip_core.images import Preprocessing
 from alignclip_core.pixels import prepare_image
-from alignclip_core.prompts import embed_classes
 
 ARRAYS_FILE = "maps.npz"
 ABOUT_FILE = "explanation.json"
@@ -34,9 +34,11 @@ def explain(model: FinishedModel, image: Image.Image, label: str, folder: Path) 
     text that the model's templates take.
     """
     text_encoder = build_text_encoder(model.base_model)
-    text = embed_classes(text_encoder, [label], model.templates, model.hyphens_to_spaces)[0]
     stages = {"before": model} if model.manifest is None else {"before": _base_of(model), "after": model}
-    maps = {stage: make_maps(of_stage, image, text) for stage, of_stage in stages.items()}
+    maps = {
+        stage: make_maps(of_stage, image, embed_label(of_stage, text_encoder, image, label))
+        for stage, of_stage in stages.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"{stage}_{name}": array for stage, of_stage in maps.items() for name, array in of_stage.arrays().items()}
     np.savez_compressed(folder / ARRAYS_FILE, **arrays)  # type: ignore[arg-type]
@@ -68,8 +70,12 @@ def write_pictures(image: Image.Image, maps: Mapping[str, Maps], folder: Path) -
 def _base_of(model: FinishedModel) -> FinishedModel:
     """The base model, looked at in the tuned model's way: its config and its preprocessing."""
     base = load_base_model(model.base_model)
-    return FinishedModel(
-        base.image_encoder, model.base_model, model.preprocessing, base.logit_scale, manifest=model.manifest
+    return replace(
+        base,
+        preprocessing=model.preprocessing,
+        templates=model.templates,
+        hyphens_to_spaces=model.hyphens_to_spaces,
+        manifest=model.manifest,
     )
 
 

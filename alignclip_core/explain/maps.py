@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.encoder import TextEncoder
 from alignclip_core.finished_model import FinishedModel
 from alignclip_core.pixels import normalise, prepare_image
 
@@ -33,6 +35,15 @@ class Maps:
 
 
 @torch.no_grad()
+def embed_label(
+    model: FinishedModel, text_encoder: TextEncoder, image: Image.Image, label: str
+) -> Float[Tensor, " dim"]:
+    """What the model would know the label by in this image, at unit length: a text's embedding or a learned one."""
+    features = model.image_encoder(_pixels_of(model, image)) if model.needs_image_features else None
+    return F.normalize(model.class_embeddings_of(text_encoder, [label], image_features=features).flatten(), dim=0)
+
+
+@torch.no_grad()
 def make_maps(model: FinishedModel, image: Image.Image, text: Float[Tensor, " dim"]) -> Maps:
     """The maps of an image and the unit-length embedding of a label. The picture is RGB, as `decode_image` gives it.
 
@@ -40,11 +51,9 @@ def make_maps(model: FinishedModel, image: Image.Image, text: Float[Tensor, " di
     """
     config = config_of(model)
     encoder = model.image_encoder
-    device = next(encoder.parameters()).device
-    pixels = prepare_image(image, model.preprocessing)[None].to(device)
-    seen = encoder.forward_explained(normalise(pixels, model.preprocessing), config)
+    seen = encoder.forward_explained(_pixels_of(model, image), config)
     attention = seen.cls_attention[0]
-    text = text.to(device)
+    text = text.to(attention.device)
     return Maps(
         cls_attention=_grid(attention[: config.num_aligned_layers].mean(dim=0)),
         cls_attention_by_block=_grid(attention),
@@ -70,6 +79,11 @@ def config_of(model: FinishedModel) -> FinetuneConfig:
         config = make_config(model.base_model, class_names={"one": "one", "other": "other"})
     num_layers = min(config.num_aligned_layers, model.image_encoder.num_blocks)
     return replace(config, num_aligned_layers=num_layers)
+
+
+def _pixels_of(model: FinishedModel, image: Image.Image) -> Tensor:
+    device = next(model.image_encoder.parameters()).device
+    return normalise(prepare_image(image, model.preprocessing)[None].to(device), model.preprocessing)
 
 
 def _grid(patches: Tensor) -> np.ndarray:

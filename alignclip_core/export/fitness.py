@@ -12,9 +12,11 @@ from typing import Any
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from alignclip_core.base_models import CONFIG_FILE, BaseModel
+from alignclip_core.config import PROMPT_LEARNERS
 from alignclip_core.errors import BaseModelNotLocal, ExportUnfit
 from alignclip_core.export.formats import ExportFormat
 
+PROMPTS_BY_IMAGE = ("cocoop", "dpl")  # algorithms
 # What transformers' CLIPModel can be told; every other option of open_clip's towers must keep its default.
 VISION_OPTIONS = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"}
 TEXT_OPTIONS = {"context_length", "width", "heads", "layers", "mlp_ratio", "output_tokens"}
@@ -29,6 +31,7 @@ def check_fits(
 
     `manifest`: that of a tuned model, which may pool in another way than its base.
     """
+    _check_learned_classes(export_format, manifest)
     if export_format == "onnx":
         return
     if not (folder_of(base_model) / CONFIG_FILE).is_file():
@@ -67,6 +70,25 @@ def folder_of(base_model: BaseModel) -> Path:
     if base_model.folder is None:
         raise BaseModelNotLocal(f"The files of {base_model.id!r} are not on this machine.", param="model")
     return base_model.folder
+
+
+def _check_learned_classes(export_format: ExportFormat, manifest: Mapping[str, Any]) -> None:
+    """The text tower of a format knows nothing of learned prompts or a linear head; ONNX takes class embeddings."""
+    config = manifest.get("config", {})
+    algorithm = config.get("algorithm")
+    if algorithm in PROMPTS_BY_IMAGE:
+        raise ExportUnfit(
+            f"{algorithm} makes its prompts anew for the images that it is asked about, which no format can hold; "
+            "classify with this model here, or export one that was tuned by coop.",
+            param="format",
+        )
+    learned = "learned prompts" if algorithm in PROMPT_LEARNERS else "a linear head"
+    if export_format != "onnx" and (algorithm in PROMPT_LEARNERS or config.get("head") == "linear"):
+        raise ExportUnfit(
+            f"The model classifies by {learned}, for which {export_format} has no place; export it as 'onnx', "
+            "beside which its class embeddings stand as they are served.",
+            param="format",
+        )
 
 
 def _why_no_image_processor(base_model: BaseModel, manifest: Mapping[str, Any]) -> str | None:

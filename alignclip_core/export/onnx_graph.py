@@ -2,6 +2,7 @@
 
 inputs    pixel_values      float32 [batch, 3, size, size], resized, cropped and normalised as the metadata says
           class_embeddings  float32 [classes, dim], unit length: those of class_embeddings.npy, or any others
+                            (a linear head's rows, which the file then holds, have lengths of their own)
 outputs   image_features    float32 [batch, dim], unit length
           logits            float32 [batch, classes]: logit_scale x cosine; their softmax is the probability
 """
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from alignclip_core.encoder import ImageEncoder, build_text_encoder
 from alignclip_core.export.formats import CLASS_EMBEDDINGS_FILE, ONNX_FILE
 from alignclip_core.finished_model import FinishedModel
-from alignclip_core.prompts import embed_classes
 
 MAX_BYTES_IN_ONE_FILE = 1_500_000_000  # of weights: a protobuf ends at 2 GB; more goes into a file beside the graph
 
@@ -57,8 +57,8 @@ def write(model: FinishedModel, folder: Path) -> None:
     exported.save(folder / ONNX_FILE, external_data=num_bytes > MAX_BYTES_IN_ONE_FILE)
     if model.labels:
         text_encoder = build_text_encoder(model.base_model)
-        embeddings = embed_classes(text_encoder, model.labels, model.templates, model.hyphens_to_spaces)
-        np.save(folder / CLASS_EMBEDDINGS_FILE, embeddings.cpu().numpy())
+        embeddings = model.class_embeddings_of(text_encoder, model.labels)
+        np.save(folder / CLASS_EMBEDDINGS_FILE, embeddings.numpy())
 
 
 def _metadata(model: FinishedModel) -> dict[str, str]:

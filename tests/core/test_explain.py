@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
+from alignclip_core.algorithms.cocoop import ConditionedContext
+from alignclip_core.algorithms.learned_classes import LinearHead
 from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.explain.explaining import explain
-from alignclip_core.explain.maps import config_of, make_maps, normalised
+from alignclip_core.explain.maps import config_of, embed_label, make_maps, normalised
 from alignclip_core.explain.pictures import overlay
 from alignclip_core.finished_model import load_base_model, load_finished_model
 from alignclip_core.pixels import normalise, prepare_image
@@ -135,3 +138,20 @@ def test_base_model_is_shown_as_it_is(starter_model, picture, tmp_path):
     assert maps["before"].cls_attention_by_block.shape == (12, 7, 7)
     with Image.open(tmp_path / "out" / "before_cls_attention.png") as shown:
         assert shown.size == (224, 224)
+
+
+def test_a_label_is_looked_for_by_what_was_learned(tuned, picture, text):
+    texts = build_text_encoder(tuned.base_model)
+    of_text = replace(tuned, templates=("a drawing of a {}.",))
+    assert_close(embed_label(of_text, texts, picture, "circle"), text, atol=1e-5, rtol=0)
+    row = torch.arange(32.0)
+    head = LinearHead(torch.stack([row, -row]), ("circle", "cross"), tuned.logit_scale).requires_grad_(False)
+    found = embed_label(replace(tuned, learned_classes=head), texts, picture, "circle")
+    assert_close(found, row / row.norm(), atol=1e-6, rtol=0)
+    by_image = ConditionedContext(torch.zeros(4, 32), 32).requires_grad_(False)
+    by_image.up.weight.normal_(generator=torch.Generator().manual_seed(9))
+    model = replace(tuned, learned_classes=by_image)
+    pictures = (picture, Image.new("RGB", (40, 32), "black"))
+    one, other = (embed_label(model, texts, each, "circle") for each in pictures)
+    assert one.shape == (32,)
+    assert (one - other).abs().max() > 1e-3

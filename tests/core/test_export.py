@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 from transformers import CLIPModel, CLIPProcessor
 
+from alignclip_core.algorithms.coop import SharedContext
 from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.errors import BaseModelError, ExportUnfit
@@ -163,6 +164,31 @@ def test_onnx_gives_the_logits_of_its_classes_for_any_batch(tuned, tmp_path, pix
         assert_close(torch.from_numpy(logits), told["alignclip.logit_scale"] * expected @ texts.T, atol=1e-4, rtol=0)
     _, two = session.run(None, {"pixel_values": pixels.numpy(), "class_embeddings": embeddings[:2]})
     assert two.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "export_format", "reason"),
+    [
+        ({"algorithm": "coop"}, "open_clip", r"learned prompts.*'onnx'"),
+        ({"algorithm": "wise_ft", "head": "linear"}, "huggingface", r"a linear head.*'onnx'"),
+        ({"algorithm": "cocoop"}, "onnx", r"anew for the images.*coop"),
+        ({"algorithm": "dpl"}, "open_clip", r"anew for the images.*coop"),
+    ],
+)
+def test_what_was_learned_beside_the_tower_is_not_left_behind(tuned, config, export_format, reason):
+    manifest = tuned.manifest | {"config": tuned.manifest["config"] | config}
+    with pytest.raises(ExportUnfit, match=reason):
+        check_fits(tuned.base_model, export_format, manifest)
+
+
+def test_class_embeddings_beside_onnx_are_the_learned_ones(tuned, tmp_path):
+    context = torch.randn(4, 32, generator=torch.Generator().manual_seed(8))
+    coop = replace(tuned, learned_classes=SharedContext(context).requires_grad_(False))
+    found = np.load(export_model(coop, "onnx", tmp_path / "out") / "class_embeddings.npy")
+    texts = build_text_encoder(tuned.base_model)
+    with torch.no_grad():
+        expected = texts.encode_with_context(list(tuned.labels), context)
+    assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
 
 
 def test_starter_runs_as_onnx(starter_model, tmp_path):
