@@ -51,7 +51,8 @@ class Record:
     phase       {"phase": "loading" | "evaluating_zero_shot" | "training" | "evaluating" | "saving"}
     train       {"loss", "smoothing_loss", "layer_alignment_loss", "similarity_alignment_loss", "accuracy",
                  "learning_rate", "images_per_second", "bma_weight"}
-    evaluation  {"raw": Evaluation, "bma" | "swad": Evaluation} on source validation ("zero_shot" alone at step 0)
+    evaluation  {"raw": Evaluation, "bma" | "swad" | "interpolated": Evaluation} on source validation; "zero_shot" alone
+                 at step 0
     checkpoint  {"folder": "step-000500"}; the folder is complete
     event       {"level": "info" | "warn" | "error", "message": str}
     """

@@ -74,6 +74,7 @@ class TrainingProgress:
             "raw": "weights as they are",
             "bma": "averaged weights",
             "swad": "averaged weights",
+            "interpolated": "interpolated weights",
         }
         parts = [f"{words[name]} {values[name]['accuracy']:.1%}" for name in words if values.get(name)]
         if parts:

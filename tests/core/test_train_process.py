@@ -22,6 +22,7 @@ from alignclip_core.classifier import Classifier
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.errors import AlignClipError, OutOfMemory
 from alignclip_core.evaluation import headline, without_details
+from alignclip_core.finished_model import load_finished_model
 from alignclip_core.prompts import class_similarity_of
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ClassSimilarity, RunDir
 from alignclip_core.train import describe_error, main, train
@@ -105,6 +106,38 @@ def assert_same_model(first: RunDir, second: RunDir) -> None:
     one, other = load_model(first.model), load_model(second.model)
     assert one.manifest["weights_sha256"] == other.manifest["weights_sha256"]
     assert one.manifest["result"] == other.manifest["result"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "modules"),
+    [
+        ({"algorithm": "coop"}, ["learned.classes"]),
+        ({"algorithm": "coral"}, ["visual.transformer"]),
+        ({"algorithm": "miro"}, ["learned.variances", "visual.transformer"]),
+        ({"algorithm": "wise_ft", "evaluate_every_steps": 1}, ["visual.transformer"]),
+        ({"algorithm": "finetune", "head": "linear"}, ["learned.classes", "visual.transformer"]),
+    ],
+    ids=["coop", "coral", "miro", "wise_ft", "linear"],
+)
+def test_a_baseline_leaves_a_model_that_serves_its_labels_and_others(
+    make_run, run_main, tiny_base_model, fields, modules
+):
+    run_dir = make_run(domains=("plain", "dotted"), num_images=3, num_steps=2, **fields)
+    assert run_main(run_dir) == EXIT_DONE, run_dir.read_error()
+    trained = run_dir.read_manifest()["result"]["trained"]
+    assert set(modules) <= set(trained["modules"])
+    assert trained["num_parameters"] > 0 < trained["seconds"]
+    kept = "interpolated" if fields["algorithm"] == "wise_ft" else "raw"
+    assert kept in records(run_dir, "evaluation")[-1].values
+
+    model = load_finished_model(run_dir.model, tiny_base_model)
+    assert (model.learned_classes is not None) == ("learned.classes" in modules)
+    picture = Image.new("RGB", (40, 32), "navy")
+    for labels in (list(SHAPES), ["zebra", "ladder", "blue sky"]):
+        embeddings = model.class_embeddings_of(build_text_encoder(tiny_base_model), labels)
+        found = Classifier.load(run_dir.model, tiny_base_model).classify([picture], embeddings)
+        assert found.shape == (1, len(labels))
+        assert found.sum().item() == pytest.approx(1)
 
 
 def test_a_run_leaves_metrics_checkpoints_and_a_model_that_serves(
