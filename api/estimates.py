@@ -1,8 +1,11 @@
-"""What a fine-tune will take, from its config and from what earlier ones took. No weight is loaded, no GPU touched.
+"""What a fine-tune will take, from its config and from what earlier ones took. No GPU is touched.
 
 Peak memory is counted, not measured. In 32 bits: the tower; of what is trained a gradient and two moments of the
-optimizer; every copy that the average holds (SWAD's are many); and weights that are computed from what is trained.
+optimizer; every copy that the average holds (SWAD's are many); weights that are computed from what is trained; and the
+frozen towers that some baselines have beside them (MIRO's copy, the text tower of learned prompts).
 Beside them the activations of one micro batch, in the precision of the forward pass: `auto` counts as a GPU's, 16 bits.
+Learned prompts are activations of the text tower: a prompt for each class, with cocoop for each class and image (those of
+dpl, for each class and domain of a batch, count once). What is learned beside a tower is small, and left out.
 A device's own libraries need some hundred MB more.
 """
 
@@ -29,13 +32,15 @@ def peak_memory_bytes(config: FinetuneConfig, size: TrainingSize) -> int:
     if config.num_steps == 0:
         return FLOAT_BYTES * size.num_parameters
     copies = max_copies(config) + size.is_computed
-    weights = size.num_parameters + (1 + MOMENTS) * size.num_trained + copies * size.num_changed
+    weights = size.num_parameters + size.num_frozen + (1 + MOMENTS) * size.num_trained + copies * size.num_changed
     share = ALIGNED_SHARE if config.layer_alignment_weight or config.similarity_alignment_weight else 1.0
     num_images = config.global_batch_size  # micro batches that are chosen on the device ("auto") only make it less
     if config.micro_batch_size != "auto":
         num_images = min(num_images, config.micro_batch_size)
     precision_bytes = FLOAT_BYTES if config.precision == "fp32" else HALF_BYTES
-    return int(FLOAT_BYTES * weights + precision_bytes * num_images * size.num_activations * share)
+    activations = num_images * size.num_activations * share
+    activations += size.num_prompt_activations * (num_images if config.algorithm == "cocoop" else 1)
+    return int(FLOAT_BYTES * weights + precision_bytes * activations)
 
 
 def disk_bytes(config: FinetuneConfig, size: TrainingSize, *, num_checkpoints: int) -> int:

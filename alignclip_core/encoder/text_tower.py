@@ -38,6 +38,23 @@ class TextEncoder:
         """Numbers that stand for a token where the tower begins."""
         return self._token_embedding.embedding_dim
 
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that the tower holds."""
+        return sum(parameter.numel() for parameter in self._tower.parameters())
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """How many blocks the tower has, and how many heads each."""
+        transformer: Any = self._tower.transformer
+        if hasattr(transformer, "resblocks"):
+            return len(transformer.resblocks), transformer.resblocks[0].attn.num_heads
+        return transformer.config.num_hidden_layers, transformer.config.num_attention_heads
+
+    def num_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens of each of these texts when they are encoded together."""
+        return self._tokenizer(list(texts)).shape[1]
+
     def to(self, device: str | torch.device) -> TextEncoder:
         """The same encoder, its tower moved."""
         self._tower.to(device)

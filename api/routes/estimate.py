@@ -7,6 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from alignclip_core.config import PROMPT_LEARNERS
 from alignclip_core.encoder import check_fits
 from alignclip_store.database import reading
 from alignclip_store.errors import QuotaExceeded
@@ -50,7 +51,8 @@ def estimate_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep
     A body that no job can be made of is refused as it is there.
     """
     config, base_model = check_request(resources, owner, body)
-    size = check_fits(resources.models.tower_without_weights(base_model), config)
+    texts = resources.models.text_encoder(base_model) if config.algorithm in PROMPT_LEARNERS else None
+    size = check_fits(resources.models.tower_without_weights(base_model), config, texts)
     reasons = []
     with reading(resources.engine) as session:
         speed = measured_speed(session, base_model.id)

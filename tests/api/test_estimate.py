@@ -95,3 +95,13 @@ def test_a_body_that_makes_no_job_makes_no_estimate(service, file_id):
     answer = estimate(service, file_id, unseen_classes=["unicorn"])
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "unseen_classes")
     assert estimate(service, "file-none").json()["error"]["param"] == "training_file"
+
+
+def test_memory_counts_the_towers_that_baselines_have_beside_them(service, file_id):
+    peaks = {
+        algorithm: estimate(service, file_id, batch_size=8, algorithm=algorithm).json()["peak_gpu_bytes"]
+        for algorithm in ("finetune", "miro", "coop", "cocoop")
+    }
+    assert peaks["finetune"] < peaks["miro"]
+    assert peaks["coop"] < peaks["cocoop"]
+    assert peaks["coop"] > 4 * 49408 * 16  # the text tower's words alone

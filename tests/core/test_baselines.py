@@ -317,3 +317,12 @@ def test_every_algorithm_tells_what_it_trains(make_trainer):
 def test_what_does_not_go_together_is_refused(algorithm, given, message):
     with pytest.raises(ConfigInvalid, match=message):
         make_config(BaseModel(id="tiny"), class_names={"a": "a", "b": "b"}, algorithm=algorithm, given=given)
+
+
+def test_many_learned_prompts_are_the_same_in_parts_and_at_once(tiny_base_model):
+    texts = build_text_encoder(tiny_base_model)
+    contexts = torch.randn(30, 4, 32, generator=torch.Generator().manual_seed(8))
+    words = ["dog", "cat", "alarm clock"]
+    at_once = texts.encode_with_context(words, contexts)
+    with torch.no_grad():  # in parts of 64, one of which ends inside an image's words
+        assert_close(texts.encode_with_context(words, contexts), at_once, atol=1e-5, rtol=0)

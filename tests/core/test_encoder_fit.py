@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.encoder import check_fits
+from alignclip_core.encoder import build_text_encoder, check_fits
 from alignclip_core.encoder.image_tower import ImageEncoder
 from alignclip_core.encoder.resnet import ResNetEncoder
 from alignclip_core.encoder.trained import TrainedTower
@@ -59,6 +59,18 @@ def test_checkpointing_and_frozen_blocks_keep_fewer_activations(vit, resnet):
         assert check_fits(encoder, config(gradient_checkpointing=True)).num_activations < 1.1 * whole
     last = check_fits(vit, config(trainable="last_k_blocks", trainable_blocks=1)).num_activations
     assert math.isclose(3 * last, check_fits(vit, config()).num_activations)
+
+
+def test_towers_beside_the_trained_one_are_counted(vit, tiny_base_model):
+    whole = check_fits(vit, config(algorithm="finetune"))
+    assert (whole.num_frozen, whole.num_prompt_activations) == (0, 0)
+    assert check_fits(vit, config(algorithm="miro")).num_frozen == whole.num_parameters
+    texts = build_text_encoder(tiny_base_model)
+    size = check_fits(vit, config(algorithm="coop", trainable="none"), texts)
+    states = torch.nn.Module.state_dict(texts._tower)
+    assert size.num_frozen == sum(value.numel() for value in states.values())
+    # two prompts of 77 tokens through two blocks of 32 channels and two heads
+    assert size.num_prompt_activations == 2 * 2 * (17 * 77 * 32 + 2.5 * 2 * 77**2)
 
 
 @pytest.mark.parametrize(
