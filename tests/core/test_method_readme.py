@@ -8,7 +8,7 @@ from pathlib import Path
 import alignclip_core
 
 FOLDER = Path(alignclip_core.__file__).parent
-MODULES = ("similarity", "attention", "losses", "averaging", "misalignment")
+MODULES = ("similarity", "attention", "losses", "averaging", "mixing", "misalignment")
 
 
 def public_names(module_name: str) -> set[str]:
@@ -22,7 +22,7 @@ def public_names(module_name: str) -> set[str]:
 
 def test_every_equation_of_the_method_is_on_the_page():
     page = (FOLDER / "README.md").read_text()
-    variants = {"patch_similarity_of_all_classes", "uniform_similarity"}  # of functions that are on it
+    variants = {"patch_similarity_of_all_classes", "uniform_similarity", "check_alpha"}  # of functions that are on it
     for module_name in MODULES:
         missing = {name for name in public_names(module_name) - variants if name not in page}
         assert not missing, module_name
