@@ -331,33 +331,50 @@ def calibrate(service, model, calibration):
         row.manifest = row.manifest | {"calibration": calibration}
 
 
-def test_learned_prompts_classify_in_place_of_the_class_texts(service, classify, archive, picture):
+@pytest.mark.parametrize(
+    ("fields", "shapes"),
+    [
+        ({"algorithm": "coop"}, {"context": (4, 16)}),
+        (
+            {"algorithm": "cocoop"},
+            {"context": (4, 16), "down.weight": (1, 16), "down.bias": (1,), "up.weight": (16, 1), "up.bias": (16,)},
+        ),
+        ({"algorithm": "finetune", "head": "linear"}, {"weight": (3, 16)}),
+    ],
+    ids=["coop", "cocoop", "linear"],
+)
+def test_what_was_learned_classifies_in_place_of_the_class_texts(service, classify, archive, picture, fields, shapes):
     job = service.openai.fine_tuning.jobs.create(
-        model="tiny", training_file=service.upload(archive), extra_body={"num_steps": 2, "algorithm": "coop"}
+        model="tiny", training_file=service.upload(archive), extra_body={"num_steps": 2} | fields
     )
     model = service.finish(job.id)
-    plain = classify(model, [picture], labels=LABELS).json()["data"]
-    learn_context(service, model, job.id)
-    for labels in (LABELS, ["fox", "owl"]):
+    learn(service, model, job.id, shapes)
+    own = ["cat", "dog", "red_panda"]
+    for labels in (own, ["fox", "owl"]):
         found = classify(model, [picture], labels=labels).json()["data"][0]["predictions"]
         folder = service.artifacts.local_path(f"artifact:models/{job.id}")
         whole = load_finished_model(folder, read_card(service.settings.models_location / "tiny", "tiny"))
-        embeddings = whole.class_embeddings_of(build_text_encoder(whole.base_model), labels)
-        expected = Classifier.of(whole).classify([decode_image(picture)], embeddings)[0].tolist()
+        features = Classifier.of(whole).image_features([decode_image(picture)])
+        texts = build_text_encoder(whole.base_model)
+        embeddings = whole.class_embeddings_of(texts, labels, image_features=features)
+        expected = Classifier.of(whole).probabilities(features, embeddings)[0].tolist()
         assert {best["label"]: pytest.approx(best["score"], abs=1e-5) for best in found} == dict(
             zip(labels, expected, strict=True)
         )
-    assert classify(model, [picture], labels=LABELS).json()["data"] != plain
+        by_texts = whole.logit_scale * features @ embed_classes(texts, labels, whole.templates).T
+        is_known = labels == own or fields["algorithm"] != "finetune"  # to a linear head; texts answer for others
+        assert torch.allclose(torch.tensor(expected), by_texts.softmax(dim=1)[0], atol=1e-5) != is_known
 
 
-def learn_context(service, model, job_id):
-    """What a CoOp job writes: its context beside the tower's weights."""
+def learn(service, model, job_id, shapes):
+    """What a job writes that learns more than the tower: `learned.classes.…` beside the tower's weights."""
     folder = service.artifacts.local_path(f"artifact:models/{job_id}")
     saved = load_model(folder)
-    context = torch.randn(4, 16, generator=torch.Generator().manual_seed(5))
+    noise = torch.Generator().manual_seed(5)
+    learned = {f"{LEARNED}{name}": torch.randn(shape, generator=noise) for name, shape in shapes.items()}
     shutil.rmtree(folder)
     kept = {name: value for name, value in saved.manifest.items() if not name.endswith("sha256")}
-    save_model(folder, saved.weights | {f"{LEARNED}context": context}, kept)
+    save_model(folder, saved.weights | learned, kept)
     with transaction(service.engine) as session:
         models.get_model(session, "default", model).manifest = json.loads((folder / "manifest.json").read_text())
     service.app.state.resources.models.forget(model)
