@@ -4,7 +4,7 @@ Peak memory is counted, not measured. In 32 bits: the tower; of what is trained 
 optimizer; every copy that the average holds (SWAD's are many); weights that are computed from what is trained; and the
 frozen towers that some baselines have beside them (MIRO's copy, the text tower of learned prompts).
 Beside them the activations of one micro batch, in the precision of the forward pass: `auto` counts as a GPU's, 16 bits.
-Learned prompts are activations of the text tower: a prompt for each class, with cocoop for each class and image (those of
+Learned prompts are activations of the text tower: one for each class, with cocoop for each class and image (those of
 dpl, for each class and domain of a batch, count once). What is learned beside a tower is small, and left out.
 A device's own libraries need some hundred MB more.
 """
