@@ -1,12 +1,13 @@
 """Every runtime against torch in fp32, on the starter, the one trained model at hand, and pictures of two styles."""
 
+import ctypes
 import logging
 
 import pytest
 import torch
 
 from alignclip_core.base_models import STARTER_FOLDER, read_card
-from alignclip_core.encoder import build_text_encoder
+from alignclip_core.encoder import build_image_encoder, build_text_encoder
 from alignclip_core.finished_model import load_base_model
 from alignclip_core.images import decode_image
 from alignclip_core.pixels import normalise, prepare_image
@@ -86,3 +87,22 @@ def test_runtime_that_cannot_load_leaves_the_work_to_torch(starter, caplog, monk
     tower = make_tower(starter.image_encoder, RuntimeChoice(device="cpu"), name="starter")
     assert (tower.runtime, tower.precision) == ("torch", "fp32")
     assert "no such instruction" in caplog.text
+
+
+class SignalStack(ctypes.Structure):
+    """stack_t of <signal.h>."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("num_bytes", ctypes.c_size_t))
+
+
+def signal_stack() -> tuple:
+    found = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.start, found.flags, found.num_bytes
+
+
+def test_openvino_leaves_the_signal_stack_of_the_thread_that_asks(tiny_base_model):
+    before = signal_stack()
+    tower = OpenVinoTower(build_image_encoder(tiny_base_model))
+    tower(torch.zeros(2, 3, 32, 32))
+    assert signal_stack() == before
