@@ -98,7 +98,7 @@ def fine_tune(client: ServiceClient, pictures: Path) -> dict[str, Any]:
             job = Watcher(client, job["id"], progress).watch()
     finally:
         if job["status"] not in FINISHED:
-            client.cancel_job(job["id"])
+            client.change_job(job["id"], "cancel")
     if job["status"] != JobStatus.SUCCEEDED:
         raise CliError(f"The job {job['status']}: {(job['error'] or {}).get('message')}")
     return job
