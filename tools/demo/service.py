@@ -76,4 +76,4 @@ def _cancel_unfinished_jobs(client: ServiceClient) -> None:
     """What a demo that was killed has left would train first."""
     for job in client.list_jobs(limit=100):
         if job["status"] not in FINISHED:
-            client.cancel_job(job["id"])
+            client.change_job(job["id"], "cancel")
