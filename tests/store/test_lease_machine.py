@@ -94,6 +94,12 @@ class Leases(RuleBasedStateMachine):
         self.holders[claim.job_id] = claim
         return claim
 
+    @rule(target=claims)
+    def create_and_claim(self) -> Any:
+        """So that there is always somebody at work whose claim can lapse, be cancelled or end."""
+        self.new_job()
+        return self.claim()
+
     @rule(claim=claims, write=st.sampled_from(WRITES))
     def write(self, claim: Claim, write: Callable[..., object]) -> None:
         """By a claim that is held or by one that was lost long ago."""
@@ -105,9 +111,13 @@ class Leases(RuleBasedStateMachine):
         self._end(claim, end, starts)
 
     @precondition(lambda self: self.holders)
-    @rule(data=st.data(), end=st.sampled_from(ENDS), starts=st.booleans())
-    def end_what_is_held(self, data: st.DataObject, end: Callable[..., object], starts: bool) -> None:
-        self._end(self.holders[data.draw(st.sampled_from(sorted(self.holders)))], end, starts)
+    @rule(data=st.data(), end=st.sampled_from(ENDS))
+    def work_to_an_end(self, data: st.DataObject, end: Callable[..., object]) -> None:
+        """By a claim that is held."""
+        claim = self.holders[data.draw(st.sampled_from(sorted(self.holders)))]
+        for write in WRITES:
+            self._write(claim, write)
+        self._end(claim, end, starts=False)
 
     def _end(self, claim: Claim, end: Callable[..., object], starts: bool) -> None:
         if starts:
@@ -214,6 +224,4 @@ def test_whatever_happens_in_whatever_order_each_job_has_one_holder_and_one_end(
         ),
     )
     assert seen["stale write refused"] > 10, "the machine must try what is forbidden"
-    # Which of them depends on the draws, and these on what else is loaded; each alone is proved in test_runs.py.
-    for writes in (WRITES, ENDS):
-        assert sum(seen[write.__name__] for write in writes) > 5, "the machine must do what is allowed"
+    assert not [write.__name__ for write in (*WRITES, *ENDS) if not seen[write.__name__]], "each must have succeeded"
