@@ -117,7 +117,7 @@ def _locate(fs: Any, path: str) -> str | None:
         return None if fs.token or get_token() else str(fs.url(path))
     try:
         return str(fs.sign(path, expiration=SIGNED_SECONDS))
-    except NotImplementedError:
+    except NotImplementedError:  # fsspec's word for a backend that cannot presign
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,18 +15,18 @@ from alignclip_core.method.losses import class_logits
 from alignclip_core.prompts import readable_names
 
 
-class LearnedClasses(nn.Module):
+class LearnedClasses(nn.Module, ABC):
     """Gives class embeddings in place of the text tower's own."""
 
     def knows(self, class_names: Sequence[str]) -> bool:
         """Whether it can tell these classes apart. Prompts take any words; where not, the text head answers."""
         return True
 
+    @abstractmethod
     def class_embeddings_of(
         self, text_encoder: TextEncoder | None, class_names: Sequence[str], image_features: Float[Tensor, "images dim"]
     ) -> Float[Tensor, "*images classes dim"]:
         """One embedding a class, or one for each image and class, for images of one domain."""
-        raise NotImplementedError
 
     def logits(
         self,
@@ -40,11 +41,11 @@ class LearnedClasses(nn.Module):
         )
 
     @classmethod
+    @abstractmethod
     def of_weights(
         cls, weights: Mapping[str, Tensor], class_names: Sequence[str], logit_scale: float
     ) -> LearnedClasses:
         """What a model's folder keeps of it; `class_names`: the display names of the trained classes."""
-        raise NotImplementedError
 
 
 class LinearHead(LearnedClasses):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from alignclip_core.encoder import TextEncoder
 CONTEXT_WORDS = "a photo of a"  # where a context begins, as CoOp and CoCoOp have it in their papers' base-to-new runs
 
 
-class PromptLearning(Algorithm):
+class PromptLearning(Algorithm, ABC):
     """Cross entropy of image features against the embeddings of learned prompts. The features come anew each step,
     for each is of a new crop."""
 
@@ -29,9 +30,9 @@ class PromptLearning(Algorithm):
         self.learned["classes"] = classes.to(self.device)
 
     @staticmethod
+    @abstractmethod
     def begin(text_encoder: TextEncoder, dim: int) -> LearnedClasses:
         """What is learned, as it is before the first step; `dim`: of image features."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, labels: Tensor, domains: Tensor | None = None) -> StepOutput:
         with torch.no_grad():
