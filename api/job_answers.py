@@ -9,11 +9,14 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from alignclip_core.config import HYPERPARAMETERS
+from alignclip_core.evaluation import without_details
 from alignclip_store import tables
 from alignclip_store.job_status import JobStatus
 from alignclip_store.similarities import get_similarity
 from alignclip_store.waiting import Place, view_queue
 from api.answers import seconds, seconds_or_none
+
+EVALUATED = ("zero_shot", "tuned")  # keys of a result that hold evaluations by group
 
 
 class JobError(BaseModel):
@@ -94,7 +97,9 @@ class JobAnswer(BaseModel):
     unseen_classes: list[str]
     test_domains: list[str]
     templates: list[str]
-    result: dict[str, Any] | None = Field(description="Accuracy before (zero_shot) and after (tuned), by group.")
+    result: dict[str, Any] | None = Field(
+        description="Accuracy before (zero_shot) and after (tuned), by group. Lists leave confusion and mistakes out."
+    )
     dataset: DatasetSummary | None = Field(description="Null until the images are checked.")
     similarity: SimilarityLink
     links: dict[str, str]
@@ -143,6 +148,20 @@ class JobAnswer(BaseModel):
                 for name in ("events", "checkpoints", "runs", "logs", "metrics", "similarity", "split")
             },
         )
+
+    def in_a_list(self) -> JobAnswer:
+        """Without what the result says of single images and pairs of classes, which is most of its size."""
+        if self.result is None:
+            return self
+        evaluated = {
+            name: {
+                domains: {classes: without_details(found) for classes, found in groups.items()}
+                for domains, groups in of.items()
+            }
+            for name, of in self.result.items()
+            if name in EVALUATED
+        }
+        return self.model_copy(update={"result": self.result | evaluated})
 
 
 def answer_jobs(session: Session, rows: Sequence[tables.Job]) -> list[JobAnswer]:

@@ -66,7 +66,7 @@ def list_jobs(
         rows, has_more = jobs.list_jobs(
             session, owner, after=after, limit=limit, labels=labels, without_labels=metadata == "null"
         )
-        answers = answer_jobs(session, rows)
+        answers = [answer.in_a_list() for answer in answer_jobs(session, rows)]
     return page(answers, has_more)
 
 

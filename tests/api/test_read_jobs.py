@@ -62,6 +62,18 @@ def test_job_that_has_ended_cannot_be_cancelled(service, openai, create_job):
     assert failed.fine_tuned_model is None
 
 
+def test_a_list_of_jobs_leaves_out_what_a_result_says_of_single_images(service, openai, create_job):
+    group = {"accuracy": 0.5, "confusion": {"labels": ["cat"], "counts": [[0, 0, 1]]}, "mistakes": [{"path": "a.png"}]}
+    result = {name: {"trained_domains": {"trained_classes": group}} for name in ("zero_shot", "tuned")}
+    result["headline"] = {"tuned": 0.5}
+    job = create_job(metadata={"test": "details"})
+    service.finish(job.id, result)
+    (listed,) = openai.fine_tuning.jobs.list(extra_query={"metadata[test]": "details"}).data
+    short = {"trained_domains": {"trained_classes": {"accuracy": 0.5}}}
+    assert listed.result == {"zero_shot": short, "tuned": short, "headline": {"tuned": 0.5}}
+    assert openai.fine_tuning.jobs.retrieve(job.id).result == result
+
+
 def test_finished_job_names_its_model_and_result(service, openai, create_job):
     result = {"headline": {"zero_shot": 0.25, "tuned": 0.5}}
     job = create_job(suffix="pets")
