@@ -186,7 +186,7 @@ def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationR
         firsts.setdefault(cell.run_name, cell)
     bodies = {name: request.job_body(grid, cell, evaluation_id) for name, cell in firsts.items()}
     requests = {name: FinetuneRequest.model_validate(body) for name, body in bodies.items()}
-    prepared = {name: prepare_job(resources, caller.owner, each) for name, each in requests.items()}
+    prepared = {name: prepare_job(resources, caller.owner, each, layout) for name, each in requests.items()}
     try:
         with transaction(resources.engine) as session:
             require_room_in_queue(session, caller.owner, resources.settings, num_jobs=len(bodies))

@@ -61,9 +61,11 @@ def _find_repeated(resources: Resources, owner: str, delivery: Delivery) -> tabl
         return find_repeated_job(session, owner, delivery.sha256) if delivery.is_retry else None
 
 
-def prepare_job(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, tables.Similarity]:
-    """Everything that is checked and computed before a row is written."""
-    config, base_model = check_request(resources, owner, request)
+def prepare_job(
+    resources: Resources, owner: str, request: FinetuneRequest, training: DatasetLayout | None = None
+) -> tuple[FinetuneConfig, tables.Similarity]:
+    """Everything that is checked and computed before a row is written; `training` as for `check_request`."""
+    config, base_model = check_request(resources, owner, request, training)
     similarity = class_similarity.find_or_compute(
         resources,
         owner,
@@ -75,10 +77,15 @@ def prepare_job(resources: Resources, owner: str, request: FinetuneRequest) -> t
     return config, similarity
 
 
-def check_request(resources: Resources, owner: str, request: FinetuneRequest) -> tuple[FinetuneConfig, BaseModel]:
-    """The complete config of a request, and its base model. Raises whatever makes the request impossible."""
+def check_request(
+    resources: Resources, owner: str, request: FinetuneRequest, training: DatasetLayout | None = None
+) -> tuple[FinetuneConfig, BaseModel]:
+    """The complete config of a request, and its base model. Raises whatever makes the request impossible.
+
+    `training`: what its training file lists, where that was read for the owner already.
+    """
     base_model = resources.models.base_model(request.model)
-    training = read_layout_of(resources, owner, request.training_file, param="training_file")
+    training = training or read_layout_of(resources, owner, request.training_file, param="training_file")
     validation = None
     if request.validation_file is not None:
         validation = read_layout_of(resources, owner, request.validation_file, param="validation_file", min_classes=1)
