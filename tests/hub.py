@@ -4,14 +4,15 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.servers import HttpServer
 
 SHA = "a" * 40  # the one commit of every repository
 
 
-class LocalHub:
+class LocalHub(HttpServer):
     """`root/OWNER/NAME/...` are the files of datasets."""
 
     def __init__(self, root: Path) -> None:
@@ -84,15 +85,7 @@ class LocalHub:
             def log_message(self, *arguments):
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 def describe(root, name):

@@ -1,8 +1,9 @@
-"""Real servers out of wheels, which tests start, kill and start again."""
+"""Real servers that tests start: out of wheels, this project's own, and small ones over HTTP."""
 
 from __future__ import annotations
 
 import ctypes
+import http.server
 import importlib.util
 import os
 import pwd
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ import psycopg
 import redis
 
 START_SECONDS = 60.0
+READY_WORDS = "AlignCLIP is ready: "
 
 
 @dataclass
@@ -60,6 +63,51 @@ class Server:
             yield self.url
         finally:
             self.end()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A whole service, started as people start it."""
+
+    process: subprocess.Popen
+    url: str
+    api_key: str
+
+
+@contextmanager
+def served(home: Path) -> Iterator[Served]:
+    """`alignclip serve` on this home; it ends with the block."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALIGNCLIP_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "serve", "--port", "0"],
+        env=kept | {"ALIGNCLIP_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        url = next((line.removeprefix(READY_WORDS) for line in process.stdout if line.startswith(READY_WORDS)), None)
+        assert url, f"serve ended with {process.wait()}; logs in {home / 'logs'}"
+        yield Served(process, url.strip(), (home / "api_key").read_text().strip())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+class HttpServer:
+    """Answers over HTTP by a handler's methods, until it is stopped."""
+
+    def __init__(self, handler: type[http.server.BaseHTTPRequestHandler]) -> None:
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 def valkey_server(folder: Path) -> Server:

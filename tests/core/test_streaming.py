@@ -25,11 +25,12 @@ from alignclip_core.errors import DatasetUnreachable, ImageRejected
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, Preprocessing
 from alignclip_core.loading import TrainingSet, iterate_training
 from alignclip_core.train import train
+from tests.servers import HttpServer
 
 PREPROCESSING = Preprocessing(image_size=32, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
 
 
-class Server:
+class Server(HttpServer):
     """Serves a folder, knows ranges, counts what was asked for, and fails as told."""
 
     def __init__(self, root: Path) -> None:
@@ -56,15 +57,7 @@ class Server:
             def log_message(self, *arguments):
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 @pytest.fixture

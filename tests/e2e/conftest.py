@@ -1,10 +1,7 @@
 """One real `alignclip serve` in a process of its own, the official clients, and one job that runs to its end."""
 
 import io
-import os
-import signal
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,12 +13,12 @@ import pytest
 from huggingface_hub import InferenceClient
 from openai import OpenAI
 
+from tests.servers import served
 from tools.demo.classes import CLASS_NAMES, UNSEEN_CLASSES
 from tools.demo.pictures import NEW_STYLE, TRAINED_STYLE, Picture, all_pictures, draw_pictures
 
 START_SECONDS = 180.0
 JOB_SECONDS = 900.0
-READY_WORDS = "AlignCLIP is ready: "
 NEW_STYLE_PICTURES = 6  # of each trained class; all of the unseen ones stand in the trained style
 HYPERPARAMETERS = {
     "num_steps": 50,
@@ -58,22 +55,8 @@ class Service:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALIGNCLIP_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "serve", "--port", "0"],
-        env=kept | {"ALIGNCLIP_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        url = next((line.removeprefix(READY_WORDS) for line in process.stdout if line.startswith(READY_WORDS)), None)
-        assert url, f"serve ended with {process.wait()}; logs in {home / 'logs'}"
-        yield Service(process, home, url.strip(), (home / "api_key").read_text().strip())
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
+    with served(home) as running:
+        yield Service(running.process, home, running.url, running.api_key)
 
 
 @pytest.fixture(scope="module")

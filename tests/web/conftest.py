@@ -5,9 +5,6 @@
 
 import io
 import os
-import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +17,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from tests.servers import served
 from tools.chromium import ARGUMENTS, ChromiumMissing, find_chromium
 from tools.demo.pictures import NEW_STYLE, TRAINED_STYLE, all_pictures, draw_pictures
 
-READY_WORDS = "AlignCLIP is ready: "
 CLASSES = ("bird", "boat", "building", "car", "cat", "clock", "flower", "fruit", "hand", "monkey", "train", "weapon")
 PICTURES_PER_CLASS = {TRAINED_STYLE: 8, NEW_STYLE: 4}
 MAX_SCREENSHOT_BYTES = 150_000
@@ -43,26 +40,16 @@ class Service:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALIGNCLIP_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "serve", "--port", "0"],
-        env=kept | {"ALIGNCLIP_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        url = next((line.removeprefix(READY_WORDS) for line in process.stdout if line.startswith(READY_WORDS)), None)
-        assert url, f"serve ended with {process.wait()}; logs in {home / 'logs'}"
-        api_key = (home / "api_key").read_text().strip()
-        with httpx2.Client(
-            base_url=url.strip(), headers={"authorization": f"Bearer {api_key}"}, timeout=60, trust_env=False
-        ) as http:
-            yield Service(url.strip(), api_key, http)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
+    with (
+        served(home) as running,
+        httpx2.Client(
+            base_url=running.url,
+            headers={"authorization": f"Bearer {running.api_key}"},
+            timeout=60,
+            trust_env=False,
+        ) as http,
+    ):
+        yield Service(running.url, running.api_key, http)
 
 
 @pytest.fixture(scope="session")
