@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from alignclip_core.classifier import Classifier
 from alignclip_core.config import FinetuneConfig, make_config
 from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.findings import Finding
@@ -29,7 +30,6 @@ from alignclip_core.finished_model import FinishedModel
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, decode_image
 from alignclip_core.label_doubts import find_alike_names, find_doubted_labels
 from alignclip_core.method.similarity import class_similarity
-from alignclip_core.pixels import normalise, prepare_image
 from alignclip_core.prompts import embed_classes
 
 BATCH_SIZE = 32
@@ -128,18 +128,12 @@ def report_folder(
 
 def make_judge(model: FinishedModel, config: FinetuneConfig) -> Judge:
     """The judge that a loaded base model is."""
-    device = next(model.image_encoder.parameters()).device
-    texts = build_text_encoder(model.base_model, device)
+    classifier = Classifier.of(model)
     names = tuple(config.class_names.values())
-    embeddings = embed_classes(texts, names, config.templates, config.hyphens_to_spaces)
-
-    def image_features(pictures: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([prepare_image(picture, model.preprocessing) for picture in pictures])
-        with torch.no_grad():
-            features: Tensor = model.image_encoder(normalise(pixels.to(device), model.preprocessing))
-        return features
-
-    return Judge(class_embeddings=embeddings, image_features=image_features, logit_scale=model.logit_scale)
+    embeddings = embed_classes(build_text_encoder(model.base_model), names, config.templates, config.hyphens_to_spaces)
+    return Judge(
+        class_embeddings=embeddings, image_features=classifier.image_features, logit_scale=classifier.logit_scale
+    )
 
 
 def checked_samples(layout: DatasetLayout, max_images: int | None) -> Sequence[Sample]:

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
+from alignclip_core.classifier import BATCH_SIZE, Classifier
 from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.listing import read_staged
 from alignclip_core.dataset.samples import Sample
 from alignclip_core.dataset.splits import EvaluationGroup, resolve_class_names
 from alignclip_core.encoder import build_text_encoder
-from alignclip_core.evaluation import Evaluation, encode_images, evaluate
+from alignclip_core.evaluation import Evaluation, evaluate
 from alignclip_core.finished_model import FinishedModel
 from alignclip_core.images import DEFAULT_LIMITS, decode_image
 from alignclip_core.method.losses import class_logits
-from alignclip_core.pixels import normalise, prepare_image
 from alignclip_core.prompts import embed_classes
 
-BATCH_SIZE = 32
 GROUP = ("test_domains", "trained_classes")
 
 
@@ -30,8 +30,8 @@ def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping
     """
     layout = read_staged(folder)
     names = resolve_class_names(layout, given_names)
-    device = next(model.image_encoder.parameters()).device
-    text_encoder = build_text_encoder(model.base_model, device)
+    classifier = Classifier.of(model)
+    text_encoder = build_text_encoder(model.base_model)
     embeddings = embed_classes(text_encoder, tuple(names.values()), model.templates, model.hyphens_to_spaces)
 
     def logits_of(features: torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
@@ -39,17 +39,12 @@ def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping
         own = model.class_embeddings_of(text_encoder, labels, image_features=features)
         return class_logits(features, own, model.logit_scale)
 
-    def encode(images: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = model.image_encoder(normalise(images.to(device), model.preprocessing))
-        return features
-
     everything = EvaluationGroup(*GROUP, tuple(range(len(layout.samples))), tuple(names))
-    features = encode_images(encode, _batches(folder, layout.samples, model))
+    features = torch.cat([classifier.image_features(pictures) for pictures in _batches(folder, layout.samples)])
     found = evaluate(features, layout.samples, [everything], embeddings, tuple(names), model.logit_scale, logits_of)
     return found[GROUP[0]][GROUP[1]]
 
 
-def _batches(folder: Path, samples: Sequence[Sample], model: FinishedModel) -> Iterator[torch.Tensor]:
+def _batches(folder: Path, samples: Sequence[Sample]) -> Iterator[list[Image.Image]]:
     for start in range(0, len(samples), BATCH_SIZE):
-        images = [decode_image(read_sample(folder, sample, DEFAULT_LIMITS)) for sample in samples[start:][:BATCH_SIZE]]
-        yield torch.stack([prepare_image(image, model.preprocessing) for image in images])
+        yield [decode_image(read_sample(folder, sample, DEFAULT_LIMITS)) for sample in samples[start:][:BATCH_SIZE]]
