@@ -60,16 +60,12 @@ class ByteBudget:
             raise DatasetRejected(f"{self._reason}; the limit was reached in {name!r}.")
 
 
-def list_archive(archive: IO[bytes], limits: DatasetLimits) -> list[str]:
-    """The archive's files and, with a "/" at their ends, its folders, as paths below its top; nothing is unpacked.
+def archive_sizes(archive: IO[bytes], limits: DatasetLimits) -> dict[str, int]:
+    """The archive's files and, with a "/" at their ends, its folders, as paths below its top, with the bytes that each
+    says to have; nothing is unpacked.
 
     Raises `DatasetRejected` for what `unpack_archive` would refuse by its names and stated sizes.
     """
-    return list(archive_sizes(archive, limits))
-
-
-def archive_sizes(archive: IO[bytes], limits: DatasetLimits) -> dict[str, int]:
-    """The same with the bytes that each says to have."""
     with _opened(archive, limits) as opened:
         return {member.filename: member.file_size for member in _checked_members(opened, limits)}
 

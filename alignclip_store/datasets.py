@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -104,29 +104,6 @@ def open_files(dataset: Dataset, artifacts: ArtifactStore, settings: Settings) -
     with _naming(dataset.param), ExitStack() as stack:
         files = stack.enter_context(_opened(dataset, artifacts, limits))
         yield stack.enter_context(with_shards(files, limits))
-
-
-def list_dataset(dataset: Dataset, artifacts: ArtifactStore, settings: Settings) -> list[str]:
-    """The dataset's files and empty folders, as sorted relative paths, without unpacking or copying any."""
-    with open_files(dataset, artifacts, settings) as files:
-        return sorted(files.sizes)
-
-
-def fetch_dataset(
-    dataset: Dataset,
-    artifacts: ArtifactStore,
-    settings: Settings,
-    target: Path,
-    *,
-    only: Collection[str] | None = None,
-    on_file: Callable[[], None] | None = None,
-) -> Path:
-    """Copy or unpack the dataset into the new folder `target`, which appears when all files are there.
-
-    `only`: leave out the files that it does not name. `on_file` is called before each file and may raise to stop.
-    """
-    with open_files(dataset, artifacts, settings) as files:
-        return files.fetch(target, only=frozenset(only) if only is not None else None, on_file=on_file)
 
 
 def _path_of(reference: str) -> str:

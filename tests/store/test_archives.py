@@ -12,7 +12,7 @@ from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZipFile, ZipInfo
 import pytest
 
 from alignclip_store import archives
-from alignclip_store.archives import DatasetLimits, list_archive, unpack_archive
+from alignclip_store.archives import DatasetLimits, archive_sizes, unpack_archive
 from alignclip_store.errors import DatasetRejected
 
 LIMITS = DatasetLimits(max_bytes=1 << 20, max_files=100)
@@ -44,7 +44,7 @@ def _refused(archive: io.BytesIO, folder: Path, limits: DatasetLimits = LIMITS) 
 
 def test_an_archive_is_listed_and_unpacked(tmp_path: Path) -> None:
     archive = _zip([("pets/", b""), ("pets/cat/1.jpg", b"cat"), ("pets/hérisson/1.jpg", b"h" * 70_000), ("dog/", b"")])
-    assert list_archive(archive, LIMITS) == ["pets/", "pets/cat/1.jpg", "pets/hérisson/1.jpg", "dog/"]
+    assert list(archive_sizes(archive, LIMITS)) == ["pets/", "pets/cat/1.jpg", "pets/hérisson/1.jpg", "dog/"]
     target = unpack_archive(archive, tmp_path / "below" / "target", LIMITS)
     assert (target / "pets/cat/1.jpg").read_bytes() == b"cat"
     assert (target / "pets/hérisson/1.jpg").read_bytes() == b"h" * 70_000
@@ -98,7 +98,7 @@ def test_a_name_that_leads_out_is_refused_and_named(tmp_path: Path, name: str) -
     archive = _zip([("cat/1.jpg", b"1"), (_member(name), b"evil")])
     assert repr(name.removesuffix("/")) in _refused(archive, tmp_path)
     with pytest.raises(DatasetRejected, match="leads out"):
-        list_archive(archive, LIMITS)
+        archive_sizes(archive, LIMITS)
 
 
 @pytest.mark.parametrize("character", ["\n", "\x1b", "\x7f", "\x85"])

@@ -11,10 +11,11 @@ from sqlalchemy import Engine
 
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import create_engine, reading, transaction
-from alignclip_store.datasets import Dataset, fetch_dataset, list_dataset, open_dataset
+from alignclip_store.datasets import Dataset, open_dataset
 from alignclip_store.errors import DatasetRejected, FileNotFound
 from alignclip_store.files import create_file
 from alignclip_store.settings import Settings
+from tests.stored_datasets import fetch_dataset, list_dataset
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from sqlalchemy import Engine
 
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.database import reading
-from alignclip_store.datasets import Dataset, fetch_dataset, list_dataset, open_dataset, open_files
+from alignclip_store.datasets import Dataset, open_dataset, open_files
 from alignclip_store.errors import DatasetRejected
 from alignclip_store.settings import Settings
+from tests.stored_datasets import fetch_dataset, list_dataset
 
 FILES = {"cat/1.jpg": b"cat", "dog/1.jpg": b"dog dog", ".hidden/x.jpg": b"x"}
 

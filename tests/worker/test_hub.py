@@ -14,9 +14,10 @@ from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.listing import read_staged
 from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_store.database import reading
-from alignclip_store.datasets import list_dataset, open_dataset
+from alignclip_store.datasets import open_dataset
 from alignclip_store.errors import DatasetRejected
 from tests.hub import LocalHub
+from tests.stored_datasets import list_dataset
 from worker.run_folders import held_folder
 from worker.staging import stage
 
