@@ -60,19 +60,22 @@ def _answer(resources: Resources, question: Question, features: Tensor, request:
     model, labels, embeddings = question.model, question.labels, question.class_embeddings
     if embeddings is None:
         embeddings = model.learned_embeddings(resources, labels, request.templates, features)
-    calibration = model.calibration if request.calibrated and request.score_function == "softmax" else None
-    logits = class_logits(features, embeddings, question.classifier.logit_scale)
-    scores = _scores(logits / calibration["temperature"] if calibration else logits, request.score_function)
-    reject_below = (
-        calibration.get("reject_below") if calibration and set(labels) == set(model.own_labels or ()) else None
-    )
+    classifier = question.classifier
+    calibration = classifier.calibration if request.calibrated and request.score_function == "softmax" else None
+    if calibration is not None:
+        scores = classifier.probabilities(features, embeddings)
+    else:
+        scores = _scores(class_logits(features, embeddings, classifier.logit_scale), request.score_function)
+    rejected: list[bool | None] = [None] * len(request.images)
+    if calibration is not None and calibration.reject_below is not None and set(labels) == set(model.own_labels or ()):
+        rejected = classifier.rejected(scores).tolist()
     top_k = request.top_k or (DEFAULT_TOP_K if request.labels is None else None)
     data = [
         ImagePredictions(
             index=index,
             filename=source.filename,
             predictions=[PredictionAnswer(label=best.label, score=best.score) for best in ranked],
-            rejected=None if reject_below is None else ranked[0].score < reject_below,
+            rejected=rejected[index],
         )
         for index, (source, ranked) in enumerate(zip(request.images, predictions(scores, labels, top_k), strict=True))
     ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -25,7 +24,6 @@ class DescribedModel:
     own_labels: tuple[str, ...] | None  # a base model has no classes of its own
     templates: tuple[str, ...]
     hyphens_to_spaces: bool = False
-    calibration: Mapping[str, Any] | None = None  # of the manifest: temperature, reject_below ...
 
     @property
     def id(self) -> str:
@@ -75,7 +73,6 @@ def describe_model(resources: Resources, model: BaseModel | tables.Model) -> Des
         own_labels=tuple(name for _, name in sorted(manifest["class_names"].items())),
         templates=tuple(manifest["templates"]),
         hyphens_to_spaces=manifest["config"]["hyphens_to_spaces"],
-        calibration=manifest.get("calibration"),
     )
 
 

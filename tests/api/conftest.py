@@ -85,7 +85,12 @@ class Service:
         with transaction(self.engine) as session:
             return change(session, *arguments, **named)
 
-    def finish(self, job_id: str, result: Mapping[str, object] | None = None) -> str:
+    def finish(
+        self,
+        job_id: str,
+        result: Mapping[str, object] | None = None,
+        calibration: Mapping[str, object] | None = None,
+    ) -> str:
         """What a worker does last: the tower, a little changed, becomes the job's model; its id."""
         claim = self.claim(job_id)
         self.write(runs.start_training, claim)
@@ -106,6 +111,8 @@ class Service:
             step=config.num_steps,
             result=result or {},
         )
+        if calibration is not None:
+            manifest["calibration"] = dict(calibration)
         folder = self.settings.home_dir / "made" / job_id
         save_model(folder, weights, manifest)
         manifest = json.loads((folder / "manifest.json").read_text())
