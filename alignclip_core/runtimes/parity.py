@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,30 +15,6 @@ from alignclip_core.runtimes.towers import ImageTower
 MIN_COSINE = 0.9999  # of an image's features in both; less, and labels that are nearly tied change places
 NUM_PROBES = 4
 PROBE_DETAIL = 7  # patches of colour on a side
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Two runs over the same images and classes."""
-
-    top1_agreement: float
-    max_probability_difference: float
-    min_cosine: float
-
-
-def measure_parity(
-    reference: Float[Tensor, "images dim"],
-    features: Float[Tensor, "images dim"],
-    class_embeddings: Float[Tensor, "classes dim"],
-    logit_scale: float,
-) -> Parity:
-    """Compare features of unit length by what they say of the classes."""
-    expected, found = (torch.softmax(logit_scale * each @ class_embeddings.T, dim=1) for each in (reference, features))
-    return Parity(
-        top1_agreement=(expected.argmax(dim=1) == found.argmax(dim=1)).float().mean().item(),
-        max_probability_difference=(expected - found).abs().max().item(),
-        min_cosine=min_cosine(reference, features),
-    )
 
 
 def min_cosine(reference: Float[Tensor, "images dim"], features: Float[Tensor, "images dim"]) -> float:

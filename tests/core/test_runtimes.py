@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,12 +16,33 @@ from alignclip_core.prompts import embed_classes
 from alignclip_core.runtimes import choosing
 from alignclip_core.runtimes.choosing import RuntimeChoice, make_tower
 from alignclip_core.runtimes.openvino_tower import OpenVinoTower
-from alignclip_core.runtimes.parity import measure_parity
+from alignclip_core.runtimes.parity import min_cosine
 from alignclip_core.runtimes.torch_tower import TorchTower
 from tools.demo.classes import CLASSES
 from tools.demo.pictures import draw_openmoji, noto_drawer
 
 NAMES = ("cat", "bird", "flower", "fruit", "car", "shoe", "boat", "clock")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two runs over the same images and classes."""
+
+    top1_agreement: float
+    max_probability_difference: float
+    min_cosine: float
+
+
+def measure_parity(
+    reference: torch.Tensor, features: torch.Tensor, class_embeddings: torch.Tensor, logit_scale: float
+) -> Parity:
+    """Compare features of unit length by what they say of the classes."""
+    expected, found = (torch.softmax(logit_scale * each @ class_embeddings.T, dim=1) for each in (reference, features))
+    return Parity(
+        top1_agreement=(expected.argmax(dim=1) == found.argmax(dim=1)).float().mean().item(),
+        max_probability_difference=(expected - found).abs().max().item(),
+        min_cosine=min_cosine(reference, features),
+    )
 
 
 @pytest.fixture(scope="module")
