@@ -11,7 +11,7 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from api.authentication import Caller
-from api.errors import AuthenticationFailed, MediaTypeUnsupported, RateLimited, RequestInvalid
+from api.errors import AuthenticationFailed, MediaTypeUnsupported, RequestInvalid
 from api.rate_limits import kind_of
 from api.resources import Resources
 
@@ -49,13 +49,7 @@ def get_caller(
     for scope in wanted.scopes or (["infer"] if kind == "reads" else ["train"]):
         caller.require(scope)
     resources.rate_limits.count_request(kind, caller.key_id)
-    if kind == "classify" and _num_waiting(resources) >= resources.settings.max_waiting_classify:
-        raise RateLimited("Too many images wait to be classified; try again.", retry_after=1, code="overloaded")
     return caller
-
-
-def _num_waiting(resources: Resources) -> int:
-    return resources.classify_limiter.statistics().tasks_waiting
 
 
 CallerDep = Annotated[Caller, Security(get_caller)]

@@ -24,6 +24,7 @@ from api.batching import Batcher
 from api.measurements import Measurements
 from api.model_cache import KeyedLocks, ModelCache
 from api.rate_limits import RateLimits
+from api.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +43,10 @@ class Resources:
     models: ModelCache
     computing: KeyedLocks  # of what several requests may ask for at once
     batcher: Batcher
-    classify_limiter: CapacityLimiter
+    classify_turns: Turns
+    explain_turns: Turns  # one at a time: a forward pass of its own uses all cores already
     decode_limiter: CapacityLimiter
-    explain_limiter: CapacityLimiter  # a forward pass of its own uses all cores already
+    picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for each
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
     reporting: Lock  # of the one dataset that is looked at
     uploads_folder: Path
@@ -79,10 +81,11 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
             models=models,
             computing=KeyedLocks(),
             batcher=batcher,
-            classify_limiter=CapacityLimiter(settings.max_concurrent_classify),
+            classify_turns=Turns(settings.max_concurrent_classify, settings.max_waiting_classify),
+            explain_turns=Turns(1, settings.max_waiting_classify),
             decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
-            explain_limiter=CapacityLimiter(1),
             making_limiter=CapacityLimiter(1),
+            picture_limiter=CapacityLimiter(1),
             reporting=Lock(),
             uploads_folder=uploads_folder,
         )

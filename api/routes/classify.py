@@ -76,10 +76,11 @@ async def classify_images(
     Multipart gets an object with every image's predictions. JSON and raw bytes, the forms that huggingface_hub sends,
     get a plain list of the one image's predictions.
     """
+    resources.classify_turns.refuse_when_full()
     wanted = await read_classify_request(request, resources.settings)
     try:
         with request.app.state.measurements.classifying(len(wanted.images)):
-            async with resources.classify_limiter:
+            async with resources.classify_turns.turn():
                 answer = await classify(resources, owner, model, wanted)
     finally:
         if wanted.form is not None:

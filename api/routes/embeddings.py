@@ -87,9 +87,10 @@ _BODY: dict[str, Any] = {
 @router.post("/{model:path}/embeddings", openapi_extra=_BODY, responses=BODY_ERROR_ANSWERS)
 async def embed(model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep) -> EmbeddingsAnswer:
     """Unit-length embeddings of images and texts in one space: their cosine says how well they fit."""
+    resources.classify_turns.refuse_when_full()
     wanted = await _read(request, resources.settings)
     try:
-        async with resources.classify_limiter:
+        async with resources.classify_turns.turn():
             served, classifier = await to_thread.run_sync(load_model, resources, owner, model)
             texts = await to_thread.run_sync(_text_features, resources, served, wanted.texts)
             images = await compute_features(resources, classifier, wanted.images) if wanted.images else None

@@ -44,6 +44,7 @@ async def explain_image(
 ) -> ExplanationAnswer:
     """Where the model looks in an image, and which patches resemble a label: maps as arrays and as PNG."""
     require_multipart(request)
+    resources.explain_turns.refuse_when_full()
     form = await parse_form(MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=len(FIELDS)))
     try:
         source, label, other = _read(form)
@@ -52,7 +53,8 @@ async def explain_image(
             compared = explain(resources, owner, other, source, label) if other else None
             return explain(resources, owner, model, source, label).model_copy(update={"compared": compared})
 
-        return await to_thread.run_sync(explain_all, limiter=resources.explain_limiter)
+        async with resources.explain_turns.turn():
+            return await to_thread.run_sync(explain_all)
     finally:
         await form.close()
 
