@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
+from alignclip_store.job_kinds import JobKind
 from alignclip_store.job_status import JobStatus
 
 Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only INTEGER keys
@@ -162,22 +163,25 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "status", "created_at"), Index(None, "owner", "created_at"))
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ftjob-...
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # ftjob-... or classify-...
+    kind: Mapped[JobKind] = mapped_column(
+        String(32), default=JobKind.FINE_TUNING, server_default=JobKind.FINE_TUNING.value
+    )
     owner: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(Moment)
     status: Mapped[JobStatus] = mapped_column(String(32))
     phase: Mapped[str] = mapped_column(String(64), default="queued")  # the finer state, in words
     base_model: Mapped[str] = mapped_column(String(128))
-    config: Mapped[dict[str, Any]] = mapped_column(Json)  # FinetuneConfig.to_json()
+    config: Mapped[dict[str, Any]] = mapped_column(Json)  # FinetuneConfig.to_json(); what a classification is asked
     request: Mapped[dict[str, Any]] = mapped_column(Json)  # the body as it came
     request_sha256: Mapped[str | None] = mapped_column(String(64))  # of its bytes: a repeated POST finds its job
     idempotency_key: Mapped[str | None] = mapped_column(String(255))  # the client's own name for that POST
-    training_file: Mapped[str] = mapped_column(Text)  # file id or dataset reference
+    training_file: Mapped[str] = mapped_column(Text)  # file id or dataset reference, also of what is classified
     validation_file: Mapped[str | None] = mapped_column(Text)
     suffix: Mapped[str | None] = mapped_column(String(64))
     labels: Mapped[dict[str, str]] = mapped_column("metadata", Json, default=dict)  # the client's metadata
     similarity_id: Mapped[str] = mapped_column(ForeignKey("similarities.id"))
-    num_steps: Mapped[int]
+    num_steps: Mapped[int]  # of a classification its images
     step: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime | None] = mapped_column(Moment)  # of the first run
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
@@ -185,8 +189,8 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
     pause_requested_at: Mapped[datetime | None] = mapped_column(Moment)  # the wish; gone once it is paused or withdrawn
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)  # code, message, param
-    result: Mapped[dict[str, Any] | None] = mapped_column(Json)  # zero_shot and tuned evaluations
-    model_id: Mapped[str | None] = mapped_column(String(320))  # of the finished model
+    result: Mapped[dict[str, Any] | None] = mapped_column(Json)  # zero_shot and tuned evaluations; counts of answers
+    model_id: Mapped[str | None] = mapped_column(String(320))  # of the finished model; of the one that classifies
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest is claimed first
     dataset: Mapped[dict[str, Any] | None] = mapped_column(Json)  # fingerprint and split, once the images are checked
     # the lease
@@ -304,6 +308,19 @@ class Model(Base):
     artifact_uri: Mapped[str] = mapped_column(Text)
     num_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     manifest: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class ResultFile(Base):
+    """What a classification answered, a line an image, in the artifact store."""
+
+    __tablename__ = "result_files"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    artifact_uri: Mapped[str] = mapped_column(Text)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
 
 
 class Alias(Base):
