@@ -185,6 +185,7 @@ def _mistakes(
     top = torch.softmax(logits[chosen], dim=1).topk(min(TOP_CLASSES, len(label_space)), dim=1)
     return [
         {
+            "source": samples[row].source,
             "path": samples[row].path,
             "label": samples[row].class_name,
             "top": [[label_space[column], share] for column, share in zip(columns, shares, strict=True)],

@@ -3,6 +3,7 @@
 ApiError                   what the HTTP edge itself refuses
 ├── RequestInvalid         400: the request says something that cannot be
 ├── AuthenticationFailed   401: no key, or not ours
+├── ImageNotFound          404: a dataset has no such image, or is not where we can look
 ├── BodyTooLarge           413: more bytes than the route takes
 ├── MediaTypeUnsupported   415: a body of a kind that the route does not read
 └── ExportFailed           500: the process that makes an export ended with an error
@@ -60,6 +61,10 @@ class RateLimited(ApiError):
         self.retry_after = retry_after
 
 
+class ImageNotFound(ApiError):
+    code = "image_not_found"
+
+
 class BodyTooLarge(ApiError):
     code = "body_too_large"
 
@@ -77,6 +82,7 @@ STATUS_CODES: Mapping[type[Exception], int] = {
     RequestInvalid: 400,
     AuthenticationFailed: 401,
     PermissionDenied: 403,
+    ImageNotFound: 404,
     BodyTooLarge: 413,
     MediaTypeUnsupported: 415,
     RateLimited: 429,

@@ -21,6 +21,7 @@ FORMS = {
     "explain_image": {"files": {"image": b"hello"}, "data": {"label": "cat"}},
     "add_upload_part": {"files": {"data": b"hello"}},
 }
+QUERIES = {"retrieve_job_image": {"path": "cat/0.png"}}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_every_route_with_an_id_is_404_for_another_owner(theirs, ids, stranger):
         name = operation["operationId"]
         body = {"json": BODIES.get(name, {})} if method in ("post", "put", "patch") else {}
         body = FORMS.get(name, body)
-        answer = stranger.request(method, place, **body)
+        answer = stranger.request(method, place, params=QUERIES.get(name), **body)
         assert answer.status_code == 404, (method, path, answer.text[:300])
     assert tried == set(ids)
 

@@ -128,7 +128,7 @@ def test_wrong_images_are_named_with_their_likeliest_classes():
     found = evaluate(LOOKS, SAMPLES, groups, EMBEDDINGS, CLASSES, 10.0)["trained_domains"]["all_classes"]
     mistakes = {each["path"]: each for each in found["mistakes"]}
     assert mistakes.keys() == {"a/cat/1.png", "b/dog/1.png"}
-    assert mistakes["b/dog/1.png"]["label"] == "dog"
+    assert (mistakes["b/dog/1.png"]["label"], mistakes["b/dog/1.png"]["source"]) == ("dog", "dataset")
     assert [name for name, _ in mistakes["b/dog/1.png"]["top"]] == ["cat", "dog", "cow"]
     shares = [share for _, share in mistakes["b/dog/1.png"]["top"]]
     assert shares == pytest.approx(torch.softmax(10 * LOOKS[3], 0).sort(descending=True).values.tolist(), abs=1e-6)
