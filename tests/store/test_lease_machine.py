@@ -35,6 +35,7 @@ from alignclip_store.tables import Checkpoint, Event, Job, Metric, Model, Run
 
 ENDINGS = ("successfully completed", "has been cancelled", "It broke", "the job has failed")
 ERROR = {"code": "broken", "message": "It broke.", "param": None}
+LEASE_SECONDS = 3600  # none runs out by itself, however slow the machine
 IDENTITY = WorkerIdentity(name="w", host="h", device="cpu")
 
 
@@ -47,7 +48,7 @@ def _checkpoint(session: Any, claim: Claim) -> None:
 
 
 def _heartbeat(session: Any, claim: Claim) -> None:
-    heartbeat(session, claim, 60)
+    heartbeat(session, claim, LEASE_SECONDS)
 
 
 def _fail(session: Any, claim: Claim) -> None:
@@ -71,7 +72,7 @@ class Leases(RuleBasedStateMachine):
     def __init__(self, engine: Engine, settings: Settings, new_job: Callable[..., Job], seen: Counter[str]) -> None:
         super().__init__()
         self.engine, self.settings, self.new_job, self.seen = engine, settings, new_job, seen
-        self.holders: dict[str, Claim] = {}
+        self.holders: dict[str, Claim] = {}  # in the order of their claims: ids are random and would not draw alike
         self.fences: Counter[str] = Counter()
         self.num_retries: Counter[str] = Counter()
         with transaction(engine) as session:
@@ -85,7 +86,7 @@ class Leases(RuleBasedStateMachine):
     @rule(target=claims)
     def claim(self) -> Any:
         with transaction(self.engine) as session:
-            claim = claim_next(session, IDENTITY, 60)
+            claim = claim_next(session, IDENTITY, LEASE_SECONDS)
         if claim is None:
             return multiple()
         assert claim.job_id not in self.holders, "two hold one job"
@@ -114,7 +115,7 @@ class Leases(RuleBasedStateMachine):
     @rule(data=st.data(), end=st.sampled_from(ENDS))
     def work_to_an_end(self, data: st.DataObject, end: Callable[..., object]) -> None:
         """By a claim that is held."""
-        claim = self.holders[data.draw(st.sampled_from(sorted(self.holders)))]
+        claim = self.holders[data.draw(st.sampled_from(list(self.holders)))]
         for write in WRITES:
             self._write(claim, write)
         self._end(claim, end, starts=False)
@@ -146,7 +147,7 @@ class Leases(RuleBasedStateMachine):
     @rule(data=st.data())
     def lapse(self, data: st.DataObject) -> None:
         """Some leases run out, and a reaper sees it."""
-        lost = data.draw(st.lists(st.sampled_from(sorted(self.holders)), min_size=1, unique=True))
+        lost = data.draw(st.lists(st.sampled_from(list(self.holders)), min_size=1, unique=True))
         with transaction(self.engine) as session:
             past = database_now(session) - timedelta(seconds=1)
             session.execute(update(Job).where(Job.id.in_(lost)).values(lease_until=past))
