@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.dataset.looks import checked_samples
 from alignclip_core.dataset.reading import read_dataset
 from alignclip_core.dataset.samples import DatasetLayout
 from alignclip_core.dataset.splits import resolve_class_names
-from alignclip_core.dataset_report import Judge, checked_samples, refused_report, report_dataset
+from alignclip_core.dataset_report import Judge, refused_report, report_dataset
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import tables
 from alignclip_store.audit import record_change
@@ -26,17 +27,15 @@ from api.authentication import Caller
 from api.errors import RateLimited
 from api.image_features import limits_of
 from api.resources import Resources
-from api.schemas import Name, Template, resolve_templates
+from api.schemas import Name, RequestBody, Template, resolve_templates
 
 BUSY_SECONDS = 5  # after which a client may ask again
 
 
-class DatasetRequest(BaseModel):
+class DatasetRequest(RequestBody):
     """A dataset that is to be looked at, as a job of these fields would take it."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"dataset": "file-abc123", "model": "starter"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "file-abc123", "model": "starter"}]})
 
     dataset: str = Field(min_length=1, description="A file id, or a path or URL that the operator opened.")
     model: str = Field(min_length=1, description="The base model that judges names and labels.")

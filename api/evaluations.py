@@ -27,7 +27,7 @@ from api.answers import seconds, seconds_or_none
 from api.authentication import Caller
 from api.errors import RequestInvalid
 from api.resources import Resources
-from api.schemas import FinetuneRequest, Name, Template
+from api.schemas import FinetuneRequest, Name, RequestBody, Template
 from api.submission import insert_job, prepare_job, read_layout_of
 
 JobProtocol = Literal["domain_shift", "unseen_classes", "in_the_wild", "few_shot"]
@@ -35,11 +35,10 @@ JobProtocol = Literal["domain_shift", "unseen_classes", "in_the_wild", "few_shot
 assert set(get_args(JobProtocol)) == set(PROTOCOLS) - {"dataset_shift"}
 
 
-class EvaluationRequest(BaseModel):
+class EvaluationRequest(RequestBody):
     """Which question is asked of which dataset, for what."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
@@ -58,7 +57,7 @@ class EvaluationRequest(BaseModel):
     protocol: JobProtocol
     dataset: str = Field(min_length=1, description="A file id or a dataset reference, as a job's training_file.")
     methods: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(description=f"Each is {FORM}.")
-    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=100)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=100)] = Field([0])
     model: str = Field("starter", min_length=1, description="A base model of GET /v1/models.")
     targets: list[str] | None = Field(None, description="Domains to leave out; unset: each in turn.")
     halves: Literal["ceil", "floor"] | None = Field(None, description="Base classes of an odd number of them.")

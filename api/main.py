@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from alignclip_store.logs import configure_logging
 from alignclip_store.settings import Settings
 from api.errors import ERROR_ANSWERS, install_error_handlers
+from api.links import describe_links
 from api.measurements import Measurements, RequestMeter
 from api.middleware import BodyLimit, RequestLog
 from api.rate_limits import INFERENCE_ROUTES
@@ -83,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.state.measurements = Measurements()
     app.add_middleware(RequestMeter, measurements=app.state.measurements)
-    app.include_router(metrics.router, dependencies=metrics.access(settings))
+    app.include_router(metrics.router, dependencies=metrics.access(settings), responses=ERROR_ANSWERS)
     app.include_router(page.router)
     app.mount("/web", page.files)
     # models last: it takes all below its path
@@ -112,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         models,
     ):
         app.include_router(routes.router, responses=ERROR_ANSWERS)
+    describe_links(app)
     return app
 
 

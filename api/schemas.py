@@ -28,24 +28,26 @@ _HYPERPARAMETER_SCHEMA: JsonDict = {
 }
 
 
-class Supervised(BaseModel):
-    """The one kind of training there is, in OpenAI's form."""
+class RequestBody(BaseModel):
+    """JSON as its description has it: no field that it does not know, and no type turned into another."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Supervised(RequestBody):
+    """The one kind of training there is, in OpenAI's form."""
 
     hyperparameters: dict[str, Any] | None = Field(None, json_schema_extra=_HYPERPARAMETER_SCHEMA)
 
 
-class Method(BaseModel):
+class Method(RequestBody):
     """OpenAI's `method`; only `supervised` is done here."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["supervised"] = "supervised"
     supervised: Supervised | None = None
 
 
-class FinetuneRequest(BaseModel):
+class FinetuneRequest(RequestBody):
     """A fine-tune that is asked for.
 
     Every hyper-parameter of `FinetuneConfig` and every field below may stand flat in the body, in
@@ -97,7 +99,9 @@ class FinetuneRequest(BaseModel):
     n_epochs: int | None = Field(None, ge=1, le=100_000, description="Passes over the training images.")
     batch_size: int | None = Field(None, ge=1, description="OpenAI's word for global_batch_size.")
     learning_rate_multiplier: float | None = Field(None, gt=0, description="Multiplies the learning rate.")
-    crop_scale: tuple[float, float] | None = Field(None, description="Share of the area that a crop keeps.")
+    crop_scale: tuple[float, float] | None = Field(
+        None, strict=False, description="Share of the area that a crop keeps."
+    )
     frozen_modules: list[str] | None = Field(None, description="Prefixes of parameters that stay as they are.")
 
     @model_validator(mode="before")
@@ -151,11 +155,11 @@ class FinetuneRequest(BaseModel):
         )
 
 
-class SimilarityRequest(BaseModel):
+class SimilarityRequest(RequestBody):
     """Class names whose similarity is asked for."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"model": "starter", "class_names": ["cat", "dog", "car"]}]}
+        json_schema_extra={"examples": [{"model": "starter", "class_names": ["cat", "dog", "car"]}]}
     )
 
     model: str = Field(min_length=1, description="A base model; its text tower reads the names.")
@@ -168,10 +172,10 @@ class SimilarityRequest(BaseModel):
     keep_diagonal: bool = Field(True, description="Whether a class keeps its share of its own row.")
 
 
-class InterpolateRequest(BaseModel):
+class InterpolateRequest(RequestBody):
     """How much of the tuned weights to take."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"alpha": 0.5}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"alpha": 0.5}]})
 
     alpha: float = Field(ge=0, le=1, allow_inf_nan=False, description="0 is the base model, 1 the tuned one.")
 

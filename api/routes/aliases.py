@@ -14,6 +14,7 @@ from alignclip_store.database import reading, transaction
 from api.answers import DeletedAnswer, ListAnswer, page, seconds
 from api.dependencies import CallerDep, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS, RequestInvalid
+from api.schemas import RequestBody
 
 router = APIRouter(prefix="/v1/aliases", tags=["models"])
 
@@ -26,10 +27,10 @@ AliasName = Annotated[
 ]
 
 
-class AliasRequest(BaseModel):
+class AliasRequest(RequestBody):
     """Where the alias points."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"model": "ft:starter:default:pets:1f"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "ft:starter:default:pets:1f"}]})
 
     model: str = Field(min_length=1, description="Id of a tuned or a base model.")
 

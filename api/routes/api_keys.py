@@ -15,6 +15,7 @@ from alignclip_store.keys import OWNER_PATTERN, Scope
 from api.answers import DeletedAnswer, ListAnswer, page, seconds, seconds_or_none
 from api.dependencies import AdminDep, After, Limit, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
+from api.schemas import RequestBody
 
 MAX_LIFE_SECONDS = 10 * 366 * 24 * 3600
 MAX_OVERLAP_SECONDS = 30 * 24 * 3600
@@ -27,12 +28,10 @@ OwnerFilter = Annotated[
 router = APIRouter(prefix="/v1/api_keys", tags=["admin"])
 
 
-class NewApiKey(BaseModel):
+class NewApiKey(RequestBody):
     """What a new key may do, and how long."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"name": "shop camera", "scopes": ["infer"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "shop camera", "scopes": ["infer"]}]})
 
     name: str = Field(min_length=1, max_length=200, description="For people, to know it again.")
     scopes: list[Scope] = Field(
@@ -50,10 +49,10 @@ class NewApiKey(BaseModel):
     )
 
 
-class Rotation(BaseModel):
+class Rotation(RequestBody):
     """How a key gives way to its successor."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
 
     overlap_seconds: int = Field(
         0, ge=0, le=MAX_OVERLAP_SECONDS, description="How long the old key stays good beside the new one."

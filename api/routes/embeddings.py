@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from api.dependencies import InferOwnerDep, ResourcesDep
 from api.errors import BODY_ERROR_ANSWERS, MediaTypeUnsupported, RequestInvalid
 from api.image_features import compute_features
 from api.resources import Resources
+from api.schemas import RequestBody
 from api.served_models import DescribedModel, load_model
 from api.uploads import parse_form
 
@@ -28,10 +29,10 @@ router = APIRouter(prefix="/v1/models", tags=["classify"])
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(RequestBody):
     """What to embed: texts as they are, images in base64, or both."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"input": ["a photo of a cat."]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["a photo of a cat."]}]})
 
     input: Text | list[Text] = Field([], description="A text or a list of texts; no template is put around them.")
     images: list[str] = Field([], description="Images in base64.")
@@ -75,7 +76,10 @@ _BODY: dict[str, Any] = {
                     "type": "object",
                     "properties": {
                         "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "input": {"type": "array", "items": {"type": "string"}},
+                        "input": {
+                            "oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}],
+                            "description": "Repeated, or a JSON list.",
+                        },
                     },
                 }
             },
@@ -145,19 +149,33 @@ async def _read_multipart(request: Request, settings: Settings) -> _Wanted:
         else:
             await form.close()
             raise RequestInvalid(f"Unknown field {name!r}; known: image (files), input (texts).", param=name)
-    return _Wanted(texts=text_or_list(texts, "input") or [], images=images, form=form)
+    try:
+        given = text_or_list(texts, "input") or []
+        checked = _checked(lambda: EmbeddingsRequest.model_validate({"input": given}))
+    except RequestInvalid:
+        await form.close()
+        raise
+    return _Wanted(texts=_texts(checked), images=images, form=form)
 
 
 def _from_json(body: bytes) -> _Wanted:
+    given = _checked(lambda: EmbeddingsRequest.model_validate_json(body))
+    contents = [decode_base64(text, "images") for text in given.images]
+    images = [ImageSource(f"image {index}", BytesIO(content).read) for index, content in enumerate(contents)]
+    return _Wanted(texts=_texts(given), images=images)
+
+
+def _checked(validate: Callable[[], EmbeddingsRequest]) -> EmbeddingsRequest:
     try:
-        given = EmbeddingsRequest.model_validate_json(body)
+        return validate()
     except ValidationError as error:
         first = error.errors()[0]
         param = str(first["loc"][0]) if first["loc"] else None
         raise RequestInvalid(f"{param or 'The body'}: {first['msg']}.", param=param) from error
-    contents = [decode_base64(text, "images") for text in given.images]
-    images = [ImageSource(f"image {index}", BytesIO(content).read) for index, content in enumerate(contents)]
-    return _Wanted(texts=[given.input] if isinstance(given.input, str) else given.input, images=images)
+
+
+def _texts(given: EmbeddingsRequest) -> list[str]:
+    return [given.input] if isinstance(given.input, str) else given.input
 
 
 def _check_counts(wanted: _Wanted, settings: Settings) -> None:

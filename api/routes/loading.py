@@ -14,15 +14,16 @@ from api.answers import DeletedAnswer
 from api.dependencies import AdminDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
 from api.resources import Resources
+from api.schemas import RequestBody
 from api.served_models import find_model
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-class LoadRequest(BaseModel):
+class LoadRequest(RequestBody):
     """How to load."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"pin": True}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"pin": True}]})
 
     pin: bool = Field(False, description="Keep it loaded whatever else is used, until it is unloaded.")
 

@@ -21,6 +21,16 @@ from api.errors import RequestInvalid
 from api.job_answers import EventAnswer, JobAnswer, MetricAnswer, answer_jobs
 from api.resources import Resources
 
+POSITION = r"ftevent-(\d{1,18})(?:\.(\d{0,9})\.(\d{0,9}))?"
+MESSAGE: dict[str, Any] = {  # in the words of OpenAPI 3.2 for one message of a stream
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["event", "metrics", "job"]},
+        "id": {"type": "string", "pattern": f"^{POSITION}$"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "id", "data"],
+}
 POLL_SECONDS = 0.5
 PROVE_SECONDS = 5  # between two looks at the key of an open stream
 PING_SECONDS = 15  # a comment that keeps proxies from ending a silent connection
@@ -39,11 +49,11 @@ class Position:
     steps: Mapping[str, int | None] = field(default_factory=lambda: dict.fromkeys(KINDS))  # the last of each kind
 
     @classmethod
-    def parse(cls, text: str | None) -> Position:
+    def parse(cls, text: str) -> Position:
         """The position that a client names in `Last-Event-ID`; the id of an event from elsewhere will do too."""
         if not text:
             return cls()
-        found = re.fullmatch(r"ftevent-(\d{1,18})(?:\.(\d{0,9})\.(\d{0,9}))?", text)
+        found = re.fullmatch(POSITION, text, re.ASCII)
         if found is None:
             raise RequestInvalid(f"Last-Event-ID {text!r} is none that this stream sent.", param="Last-Event-ID")
         number, *steps = found.groups()
@@ -68,7 +78,7 @@ class Position:
     response_class=Response,
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"itemSchema": MESSAGE}},
             "description": "Messages `event` (an event of the job), `metrics` (numbers of a step) and `job` (the job, "
             "first and whenever its status, phase or wish changes). The `job` message of a finished job is the last.",
         }
@@ -80,8 +90,13 @@ async def stream_job(
     owner: OwnerDep,
     resources: ResourcesDep,
     last_event_id: Annotated[
-        str | None, Header(max_length=64, description="`id:` of the last message that arrived: go on behind it.")
-    ] = None,
+        str,
+        Header(
+            max_length=64,
+            description="`id:` of the last message that arrived: go on behind it.",
+            json_schema_extra={"pattern": f"^({POSITION})?$"},
+        ),
+    ] = "",
 ) -> Response:
     """What happens to the job, as it happens, until it has ended or the key is no longer good.
 

@@ -25,6 +25,7 @@ from api.authentication import Caller
 from api.dependencies import CallerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS, RequestInvalid
 from api.resources import Resources
+from api.schemas import RequestBody
 from api.uploads import PartDep
 
 MAX_PART_BYTES = 64 << 20  # OpenAI's
@@ -48,11 +49,10 @@ _PART_BODY = {
 }
 
 
-class UploadRequest(BaseModel):
+class UploadRequest(RequestBody):
     """A file that will come in parts."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"filename": "pets.tar", "purpose": "fine-tune", "bytes": 10, "mime_type": "application/x-tar"}
@@ -67,10 +67,10 @@ class UploadRequest(BaseModel):
     expires_after: None = Field(None, description="Files do not expire here; delete them.")
 
 
-class CompleteRequest(BaseModel):
+class CompleteRequest(RequestBody):
     """The parts in their order."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"part_ids": ["part-1", "part-2"]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"part_ids": ["part-1", "part-2"]}]})
 
     part_ids: list[str] = Field(min_length=1, max_length=100_000)
     md5: str | None = Field(None, description="Of the whole file, in hex: compared when it is given.")

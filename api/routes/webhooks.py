@@ -14,17 +14,18 @@ from alignclip_store.database import reading, transaction
 from api.answers import DeletedAnswer, ListAnswer, page, seconds, seconds_or_none
 from api.dependencies import CallerDep, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
+from api.schemas import RequestBody
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 
-class WebhookRequest(BaseModel):
+class WebhookRequest(RequestBody):
     """Where to send what."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"url": "https://example.com/hook"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"url": "https://example.com/hook"}]})
 
     url: str = Field(min_length=1, max_length=2048, description="https, at a public address.")
-    events: Annotated[list[webhooks.EventType], Field(min_length=1)] = list(webhooks.EVENT_TYPES)
+    events: Annotated[list[webhooks.EventType], Field(min_length=1)] = Field(list(webhooks.DEFAULT_EVENT_TYPES))
 
 
 class WebhookAnswer(BaseModel):

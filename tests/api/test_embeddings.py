@@ -61,6 +61,9 @@ def test_unknown_fields_kinds_and_models_are_refused(http, embed, picture):
     assert http.post(url, content=picture, headers={"content-type": "image/png"}).status_code == 415
     assert http.post(url, content=b"{", headers={"content-type": "application/json"}).status_code == 400
     assert embed("ft:nothing", input="x").status_code == 404
+    for texts in ("[1, 2]", "[", ""):
+        answer = http.post(url, files={"image": picture}, data={"input": texts})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input"), answer.text
 
 
 def rows(answer):

@@ -1,5 +1,7 @@
 """The description of the API, from which others make clients."""
 
+import re
+
 import pytest
 
 
@@ -54,3 +56,27 @@ def test_bodies_have_examples_and_name_our_fields(description):
     forms = description["paths"]["/v1/models/{model}/classify"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/json", "application/octet-stream"} <= set(forms)
     assert "multipart/form-data" in description["paths"]["/v1/files"]["post"]["requestBody"]["content"]
+
+
+def test_ids_in_paths_have_links_from_the_answers_that_they_come_from(description, operations):
+    paths = {operation["operationId"]: path for path, _, operation in operations}
+    reached = set()
+    for path, _, operation in operations:
+        for name, link in operation["responses"]["200"].get("links", {}).items():
+            assert link["operationId"] == name
+            assert set(link["parameters"]) == set(re.findall(r"{(\w+)}", paths[name])), name
+            reached.add(name)
+            for place in link["parameters"].values():
+                kind, _, where = place.partition("#" if "#" in place else ".path.")
+                if kind == "$request":
+                    assert f"{{{where}}}" in path, (name, place)
+                else:
+                    assert (kind, "/") == ("$response.body", where[0]), (name, place)
+                    assert where[1:] in answer_of(description, operation)["properties"], (name, place)
+    given_by_the_client = {"set_alias"}
+    assert reached == {name for name, path in paths.items() if "{" in path} - given_by_the_client
+
+
+def answer_of(description, operation):
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    return description["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
