@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from alignclip_store.database import database_now
 from alignclip_store.errors import EventNotFound, JobNotFound
+from alignclip_store.job_kinds import JobKind
 from alignclip_store.tables import Event, Job
 
 Level = Literal["info", "warn", "error"]
@@ -50,12 +51,13 @@ def list_events(
     owner: str,
     job_id: str,
     *,
+    kind: JobKind = JobKind.FINE_TUNING,
     after: int | None = None,
     limit: int = 20,
     newest_first: bool = True,
 ) -> tuple[list[Event], bool]:
-    """Up to `limit` events behind the event number `after`, and whether more follow."""
-    _require_job(session, owner, job_id)
+    """Up to `limit` events of a job of that kind behind the event number `after`, and whether more follow."""
+    _require_job(session, owner, job_id, kind)
     conditions = [Event.owner == owner, Event.job_id == job_id]
     if after is not None:
         if session.scalar(select(Event.id).where(*conditions, Event.id == after)) is None:
@@ -66,6 +68,6 @@ def list_events(
     return rows[:limit], len(rows) > limit
 
 
-def _require_job(session: Session, owner: str, job_id: str) -> None:
-    if session.scalar(select(Job.id).where(Job.id == job_id, Job.owner == owner)) is None:
+def _require_job(session: Session, owner: str, job_id: str, kind: JobKind) -> None:
+    if session.scalar(select(Job.id).where(Job.id == job_id, Job.owner == owner, Job.kind == kind)) is None:
         raise JobNotFound(f"No job {job_id!r}.")

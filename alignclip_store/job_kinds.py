@@ -19,6 +19,7 @@ class KindFacts:
     """How the rows of a kind differ from those of the others."""
 
     noun: str  # in words to people
+    dataset_param: str  # the field of the request that names the images
     id_prefix: str
     event_prefix: str  # of the types of webhook messages
     step_metrics: str  # kind of the metrics whose step says how far the job is
@@ -26,9 +27,17 @@ class KindFacts:
 
 FACTS: Mapping[JobKind, KindFacts] = {
     JobKind.FINE_TUNING: KindFacts(
-        noun="fine-tuning job", id_prefix="ftjob", event_prefix="fine_tuning.job", step_metrics="train"
+        noun="fine-tuning job",
+        dataset_param="training_file",
+        id_prefix="ftjob",
+        event_prefix="fine_tuning.job",
+        step_metrics="train",
     ),
     JobKind.CLASSIFICATION: KindFacts(
-        noun="classification", id_prefix="classify", event_prefix="classification", step_metrics="classify"
+        noun="classification",
+        dataset_param="dataset",
+        id_prefix="classify",
+        event_prefix="classification",
+        step_metrics="classify",
     ),
 }

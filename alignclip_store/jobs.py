@@ -14,6 +14,7 @@ from alignclip_store.errors import IllegalTransition, JobNotFound
 from alignclip_store.events import record_event
 from alignclip_store.files import lock_file
 from alignclip_store.ids import new_id
+from alignclip_store.job_kinds import FACTS, JobKind
 from alignclip_store.job_status import CLAIMED, JobStatus, sources_of
 from alignclip_store.paging import list_page
 from alignclip_store.tables import Job, Metric, Run
@@ -24,6 +25,7 @@ def create_job(
     session: Session,
     owner: str,
     *,
+    kind: JobKind = JobKind.FINE_TUNING,
     config: Mapping[str, Any],
     request: Mapping[str, Any],
     training_file: str,
@@ -33,17 +35,22 @@ def create_job(
     similarity_id: str,
     num_steps: int,
     base_model: str,
+    model_id: str | None = None,
     request_sha256: str | None = None,
     idempotency_key: str | None = None,
     priority: int = 0,
 ) -> Job:
-    """A queued job and its first event. Its files, when they are file ids, must exist: `FileNotFound`."""
-    references = {"training_file": training_file, "validation_file": validation_file or ""}
+    """A queued job and its first event. Its files, when they are file ids, must exist: `FileNotFound`.
+
+    `model_id`: of the model that a classification asks.
+    """
+    references = {FACTS[kind].dataset_param: training_file, "validation_file": validation_file or ""}
     for param, reference in sorted(references.items(), key=lambda item: item[1]):  # in one order: no deadlock
         if reference.startswith("file-"):
             lock_file(session, owner, reference, param=param)
     job = Job(
-        id=new_id("ftjob"),
+        id=new_id(FACTS[kind].id_prefix),
+        kind=kind,
         owner=owner,
         created_at=database_now(session),
         status=JobStatus.QUEUED,
@@ -58,26 +65,29 @@ def create_job(
         labels=dict(labels),
         similarity_id=similarity_id,
         num_steps=num_steps,
+        model_id=model_id,
         priority=priority,
     )
     session.add(job)
     session.flush()
-    record_event(session, owner, job.id, "info", f"Created fine-tuning job: {job.id}")
+    record_event(session, owner, job.id, "info", f"Created {FACTS[kind].noun}: {job.id}")
     return job
 
 
-def get_job(session: Session, owner: str, job_id: str, *, param: str | None = None) -> Job:
-    """The owner's job. Raises `JobNotFound`, also for another owner's."""
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.owner == owner))
+def get_job(
+    session: Session, owner: str, job_id: str, *, kind: JobKind = JobKind.FINE_TUNING, param: str | None = None
+) -> Job:
+    """The owner's job of that kind. Raises `JobNotFound`, also for another owner's and for one of another kind."""
+    job = session.scalar(select(Job).where(Job.id == job_id, Job.owner == owner, Job.kind == kind))
     if job is None:
         raise JobNotFound(f"No job {job_id!r}.", param=param)
     return job
 
 
-def lock_job(session: Session, owner: str, job_id: str) -> Job:
-    """The owner's job, held until the transaction ends. Raises `JobNotFound`."""
-    statement = select(Job).where(Job.id == job_id, Job.owner == owner).with_for_update()
-    job = session.scalar(statement.execution_options(populate_existing=True))
+def lock_job(session: Session, owner: str, job_id: str, *, kind: JobKind = JobKind.FINE_TUNING) -> Job:
+    """The owner's job of that kind, held until the transaction ends. Raises `JobNotFound`."""
+    statement = select(Job).where(Job.id == job_id, Job.owner == owner, Job.kind == kind)
+    job = session.scalar(statement.with_for_update().execution_options(populate_existing=True))
     if job is None:
         raise JobNotFound(f"No job {job_id!r}.")
     return job
@@ -87,29 +97,30 @@ def list_jobs(
     session: Session,
     owner: str,
     *,
+    kind: JobKind = JobKind.FINE_TUNING,
     after: str | None = None,
     limit: int = 20,
     labels: Mapping[str, str] | None = None,
     without_labels: bool = False,
 ) -> tuple[list[Job], bool]:
-    """Up to `limit` jobs behind the job `after`, newest first, and whether more follow.
+    """Up to `limit` jobs of that kind behind the job `after`, newest first, and whether more follow.
 
     Only those that carry all the `labels` given; `without_labels`: only those that carry none.
     """
-    conditions = [Job.owner == owner]
+    conditions = [Job.owner == owner, Job.kind == kind]
     conditions += [_has_label(session, key, value) for key, value in (labels or {}).items()]
     if without_labels:
         conditions.append(cast(Job.labels, String) == "{}")
-    mark = get_job(session, owner, after, param="after") if after is not None else None
+    mark = get_job(session, owner, after, kind=kind, param="after") if after is not None else None
     return list_page(session, Job, conditions, after=mark, limit=limit)
 
 
-def request_cancel(session: Session, owner: str, job_id: str) -> Job:
+def request_cancel(session: Session, owner: str, job_id: str, *, kind: JobKind = JobKind.FINE_TUNING) -> Job:
     """Cancel a waiting job at once; leave the wish with a claimed one, whose worker acts on it.
 
     Asking again changes nothing. Raises `IllegalTransition` for a job that ended in another way.
     """
-    job = lock_job(session, owner, job_id)
+    job = lock_job(session, owner, job_id, kind=kind)
     if job.status == JobStatus.CANCELLED or (job.status in CLAIMED and job.cancel_requested_at):
         return job
     now = database_now(session)

@@ -42,7 +42,7 @@ def require_room_for_bytes(session: Session, owner: str, num_bytes: int, setting
     if stored + num_bytes > settings.max_stored_bytes:
         raise QuotaExceeded(
             f"This takes {num_bytes:,} bytes and {stored:,} are stored; at most {settings.max_stored_bytes:,} may be: "
-            "delete files that no job needs, checkpoints or models."
+            "delete files that no job needs, checkpoints, models or answers."
         )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
 from alignclip_store.aliases import require_no_alias
 from alignclip_store.database import database_now
-from alignclip_store.errors import ModelNotFound
+from alignclip_store.errors import ModelInUse, ModelNotFound
 from alignclip_store.ids import model_id
+from alignclip_store.job_kinds import JobKind
+from alignclip_store.job_status import FINISHED
 from alignclip_store.tables import Job, Model
 
 
@@ -66,6 +68,20 @@ def get_model(session: Session, owner: str, model_id: str) -> Model:
     return model
 
 
+def lock_model(session: Session, owner: str, model_id: str) -> Model:
+    """The owner's model, held until the transaction ends: asking it of a dataset and deleting it exclude each other."""
+    model = session.scalar(select(Model).where(Model.id == model_id, Model.owner == owner).with_for_update())
+    if model is None:
+        raise ModelNotFound(f"No model {model_id!r}.", param="model")
+    return model
+
+
+def asks_model(owner: Any, model_id: Any) -> ColumnElement[bool]:
+    """Whether a `Job` is a classification of that owner's by that model, and has not ended."""
+    is_going = and_(Job.kind == JobKind.CLASSIFICATION, Job.status.not_in(FINISHED))
+    return and_(Job.owner == owner, Job.model_id == model_id, is_going)
+
+
 def list_models(session: Session, owner: str) -> list[Model]:
     """All models of the owner, newest first."""
     statement = select(Model).where(Model.owner == owner).order_by(Model.created_at.desc(), Model.id.desc())
@@ -75,10 +91,13 @@ def list_models(session: Session, owner: str) -> list[Model]:
 def delete_model(session: Session, owner: str, model_id: str) -> Model:
     """Remove the row and return it, so that the caller can delete its files after the commit.
 
-    Raises `ModelInUse` while an alias points to it.
+    Raises `ModelInUse` while an alias points to it or a classification that has not ended needs it.
     """
-    model = get_model(session, owner, model_id)
+    model = lock_model(session, owner, model_id)
     require_no_alias(session, owner, model_id)
+    user = session.scalar(select(Job.id).where(asks_model(owner, model_id)).limit(1))
+    if user is not None:
+        raise ModelInUse(f"{user!r} classifies with {model_id!r}; cancel it or wait for its end.", param="model")
     session.delete(model)
     session.flush()
     return model

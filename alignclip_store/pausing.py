@@ -8,6 +8,7 @@ from alignclip_store.database import database_now
 from alignclip_store.errors import DatasetRejected, FileNotFound, IllegalTransition
 from alignclip_store.events import record_event
 from alignclip_store.files import lock_file
+from alignclip_store.job_kinds import FACTS, JobKind
 from alignclip_store.job_status import CLAIMED, JobStatus
 from alignclip_store.jobs import get_job, lock_job
 from alignclip_store.stale import PAUSED, WAITING
@@ -52,14 +53,14 @@ def resume_job(session: Session, owner: str, job_id: str) -> Job:
     return job
 
 
-def retry_job(session: Session, owner: str, job_id: str) -> Job:
+def retry_job(session: Session, owner: str, job_id: str, *, kind: JobKind = JobKind.FINE_TUNING) -> Job:
     """Queue a failed or cancelled job again; it goes on from its last checkpoint with all its runs before it.
 
     The error of the former end stays in the events. Raises `IllegalTransition` for a job in any other state, and
     `DatasetRejected` when its files were deleted since.
     """
-    _lock_files(session, get_job(session, owner, job_id))  # files before the job, as everywhere: no deadlock
-    job = lock_job(session, owner, job_id)
+    _lock_files(session, get_job(session, owner, job_id, kind=kind))  # before the job, as everywhere: no deadlock
+    job = lock_job(session, owner, job_id, kind=kind)
     if job.status not in RETRIED:
         raise IllegalTransition(f"Job {job_id!r} is {job.status}; only a failed or cancelled job can be tried again.")
     _set(
@@ -77,7 +78,7 @@ def retry_job(session: Session, owner: str, job_id: str) -> Job:
 
 
 def _lock_files(session: Session, job: Job) -> None:
-    references = {"training_file": job.training_file, "validation_file": job.validation_file or ""}
+    references = {FACTS[job.kind].dataset_param: job.training_file, "validation_file": job.validation_file or ""}
     for param, reference in sorted(references.items(), key=lambda item: item[1]):
         if reference.startswith("file-"):
             try:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from alignclip_store.job_kinds import FACTS
 from alignclip_store.tables import Job, Metric, Run
 
 NUM_RECENT_RECORDS = 300
@@ -18,10 +19,11 @@ def estimate_finish(session: Session, job: Job, run_id: str, now: datetime) -> d
     Records arrive in batches that share one time. The speed is that from the last step of the oldest batch to the
     last step of the newest: evaluations and checkpoints between them count, as they will in the rest.
     """
+    is_step = (Metric.job_id == job.id, Metric.kind == FACTS[job.kind].step_metrics)
     recent = session.execute(
         select(Metric.step, Metric.created_at)
         .join(Run, Run.id == run_id)
-        .where(Metric.job_id == job.id, Metric.kind == "train", Metric.created_at >= Run.started_at)
+        .where(*is_step, Metric.created_at >= Run.started_at)
         .order_by(Metric.step.desc())
         .limit(NUM_RECENT_RECORDS)
     ).all()

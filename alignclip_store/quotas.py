@@ -2,7 +2,7 @@
 
 A run counts from its claim to its end (or until now) on each of its devices; a worker without a GPU is one device. The
 month is the calendar's, in UTC; of a run that began before it, only what lies in it counts. Stored bytes are those of
-uploaded files, checkpoints and models.
+uploaded files, checkpoints, models and answers of classifications.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from alignclip_store.errors import QuotaExceeded
 from alignclip_store.events import record_event
 from alignclip_store.job_status import JobStatus
 from alignclip_store.settings import Settings
-from alignclip_store.tables import Checkpoint, File, Job, Model, Moment, Run, UploadPart
+from alignclip_store.tables import Checkpoint, File, Job, Model, Moment, ResultFile, Run, UploadPart
 
 OVER_QUOTA = "over_quota"  # phase of a queued job whose owner has used up a quota
 MAX_ROWS = 100  # that are told of it in one transaction
@@ -60,7 +60,7 @@ def used_gpu_seconds(session: Session, owner: str) -> float:
 
 
 def used_bytes(session: Session, owner: str) -> int:
-    """Bytes of the owner's files, parts of uploads, checkpoints and models."""
+    """Bytes of the owner's files, parts of uploads, checkpoints, models and answers of classifications."""
     return int(session.scalar(select(_stored_bytes(literal(owner)))) or 0)
 
 
@@ -110,7 +110,7 @@ def _used_up(session: Session, owner: str, settings: Settings) -> Iterator[str]:
             f"{next_month:%Y-%m-%d} (UTC)."
         )
     if num_bytes is not None and (stored := used_bytes(session, owner)) >= num_bytes:
-        yield f"{stored:,} bytes are stored of {num_bytes:,} that may be; delete files, checkpoints or models."
+        yield f"{stored:,} bytes are stored of {num_bytes:,} that may be; delete files, checkpoints, models or answers."
 
 
 def _gpu_seconds(owner: Any, now: datetime) -> ColumnElement[float]:
@@ -122,8 +122,8 @@ def _gpu_seconds(owner: Any, now: datetime) -> ColumnElement[float]:
 
 
 def _stored_bytes(owner: Any) -> ColumnElement[int]:
-    files, parts, checkpoints, models = (
+    files, parts, checkpoints, models, results = (
         select(func.coalesce(func.sum(table.num_bytes), 0)).where(table.owner == owner).correlate(Job).scalar_subquery()
-        for table in (File, UploadPart, Checkpoint, Model)
+        for table in (File, UploadPart, Checkpoint, Model, ResultFile)
     )
-    return files + parts + checkpoints + models
+    return files + parts + checkpoints + models + results

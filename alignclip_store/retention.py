@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session
 
 from alignclip_store.database import database_now
 from alignclip_store.ids import model_id
-from alignclip_store.job_status import FINISHED
+from alignclip_store.job_kinds import JobKind
+from alignclip_store.job_status import FINISHED, JobStatus
+from alignclip_store.models import asks_model
 from alignclip_store.settings import Settings
-from alignclip_store.tables import Alias, Checkpoint, File, Job, Model, Run
+from alignclip_store.tables import Alias, Checkpoint, File, Job, Model, ResultFile, Run
 from alignclip_store.uploads import drop_expired_uploads
 
 MAX_ROWS = 100  # of a kind in one transaction; the next one takes the rest
@@ -25,6 +27,7 @@ def drop_expired(session: Session, settings: Settings) -> list[str]:
         *_drop_files(session, settings.keep_files_days),
         *_drop_checkpoints(session, settings.keep_checkpoints_days),
         *_drop_models(session, settings.keep_models_days),
+        *_drop_result_files(session, settings.keep_results_days),
     ]
 
 
@@ -33,13 +36,18 @@ def run_prefix(job_id: str, fence: int) -> str:
     return f"jobs/{job_id}/run-{fence}"
 
 
+def result_file_key(job_id: str, fence: int) -> str:
+    """Where a run of a classification stores its answers."""
+    return f"{run_prefix(job_id, fence)}/results.jsonl"
+
+
 def model_key(job: Job, fence: int) -> str:
     """Where a run stores the model that it made, for the same reason under its fence."""
     return f"models/{model_id(job.base_model, job.owner, job.suffix, job.id)}/run-{fence}"
 
 
 def mark_ended_runs(session: Session) -> list[tuple[str, str]]:
-    """Of runs that ended without a model long enough ago, once each: (key of its checkpoints, key of its model)."""
+    """Of runs that made nothing and ended long enough ago, once each: (key of checkpoints, key of its product)."""
     now = database_now(session)
     statement = (
         select(Run, Job)
@@ -51,14 +59,17 @@ def mark_ended_runs(session: Session) -> list[tuple[str, str]]:
     found = []
     for run, job in session.execute(statement).tuples():
         run.swept_at = now
-        found.append((f"{run_prefix(job.id, run.fence)}/checkpoints", model_key(job, run.fence)))
+        is_fine_tuning = job.kind == JobKind.FINE_TUNING
+        product = model_key(job, run.fence) if is_fine_tuning else result_file_key(job.id, run.fence)
+        found.append((f"{run_prefix(job.id, run.fence)}/checkpoints", product))
     session.flush()
     return found
 
 
 def is_named(session: Session, uri: str) -> bool:
-    """Whether a row says that there is this model or checkpoint."""
-    return any(session.scalar(select(exists().where(table.artifact_uri == uri))) for table in (Model, Checkpoint))
+    """Whether a row says that there is this model, checkpoint or file of answers."""
+    tables = (Model, Checkpoint, ResultFile)
+    return any(session.scalar(select(exists().where(table.artifact_uri == uri))) for table in tables)
 
 
 def _drop_files(session: Session, days: float | None) -> list[str]:
@@ -77,14 +88,18 @@ def _drop_files(session: Session, days: float | None) -> list[str]:
 
 
 def _drop_checkpoints(session: Session, days: float | None) -> list[str]:
-    """Resume points of jobs that ended so long ago; a retry of such a job starts anew."""
-    if days is None:
-        return []
-    before = database_now(session) - timedelta(days=days)
+    """Resume points of jobs that ended so long ago; a retry of such a job starts anew.
+
+    Those of a classification that has succeeded go in any case: nothing else comes of them than its answers.
+    """
+    is_due = and_(Job.kind == JobKind.CLASSIFICATION, Job.status == JobStatus.SUCCEEDED)
+    if days is not None:
+        before = database_now(session) - timedelta(days=days)
+        is_due = or_(is_due, and_(Job.status.in_(FINISHED), Job.finished_at < before))
     statement = (
         select(Checkpoint)
         .join(Job, Job.id == Checkpoint.job_id)
-        .where(Job.status.in_(FINISHED), Job.finished_at < before)
+        .where(is_due)
         .limit(MAX_ROWS)
         .with_for_update(of=Job, skip_locked=True)
     )
@@ -92,16 +107,26 @@ def _drop_checkpoints(session: Session, days: float | None) -> list[str]:
 
 
 def _drop_models(session: Session, days: float | None) -> list[str]:
-    """Models that no alias points to."""
+    """Models that no alias points to and no classification needs."""
     if days is None:
         return []
     before = database_now(session) - timedelta(days=days)
     is_named = exists().where(Alias.owner == Model.owner, Alias.model_id == Model.id)
-    statement = select(Model).where(Model.created_at < before, ~is_named).limit(MAX_ROWS)
+    is_asked = exists().where(asks_model(Model.owner, Model.id))
+    statement = select(Model).where(Model.created_at < before, ~is_named, ~is_asked).limit(MAX_ROWS)
     return _drop(session, list(session.scalars(statement.with_for_update(skip_locked=True))))
 
 
-def _drop(session: Session, rows: list[File] | list[Checkpoint] | list[Model]) -> list[str]:
+def _drop_result_files(session: Session, days: float | None) -> list[str]:
+    """Answers of classifications."""
+    if days is None:
+        return []
+    before = database_now(session) - timedelta(days=days)
+    statement = select(ResultFile).where(ResultFile.created_at < before).limit(MAX_ROWS)
+    return _drop(session, list(session.scalars(statement.with_for_update(skip_locked=True))))
+
+
+def _drop(session: Session, rows: list[File] | list[Checkpoint] | list[Model] | list[ResultFile]) -> list[str]:
     uris = [row.artifact_uri for row in rows]
     for row in rows:
         session.delete(row)

@@ -6,7 +6,7 @@ A write whose fence is not the job's raises `LeaseLost`: the reaper gave the job
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from alignclip_store.database import database_now
 from alignclip_store.errors import CheckpointNotFound
 from alignclip_store.events import EventType, Level
 from alignclip_store.ids import new_id
+from alignclip_store.job_kinds import FACTS
 from alignclip_store.job_status import JobStatus
 from alignclip_store.limits import CLAIM_LOCK, lock_counting, owner_may_run
 from alignclip_store.models import create_model
@@ -37,13 +38,13 @@ from alignclip_store.progress import estimate_finish
 from alignclip_store.quotas import is_within_quota, review_waiting_jobs
 from alignclip_store.settings import Settings
 from alignclip_store.stale import ENDED, PAUSED, WAITING, jobs_to_wake, reap
-from alignclip_store.tables import Checkpoint, Job, Metric, Run
+from alignclip_store.tables import Checkpoint, Job, Metric, ResultFile, Run
 from alignclip_store.upsert import insert_or_replace
 from alignclip_store.webhooks import announce_end
 from alignclip_store.workers import record_life
 
 __all__ = [
-    "Claim", "NewModel", "Outcome", "Wish", "WorkerIdentity", "claim_next", "claimed_job", "finish",
+    "Claim", "NewModel", "NewResultFile", "Outcome", "Wish", "WorkerIdentity", "claim_next", "claimed_job", "finish",
     "forget_checkpoint", "heartbeat", "jobs_to_wake", "latest_checkpoint", "pause", "reap", "record_checkpoint",
     "record_dataset", "record_event", "record_log", "record_metrics", "record_phase", "release", "start_training",
     "wish_of",
@@ -64,6 +65,15 @@ class NewModel:
     artifact_uri: str
     manifest: Mapping[str, Any]
     num_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewResultFile:
+    """The answers of a classification that are complete in the artifact store."""
+
+    artifact_uri: str
+    num_bytes: int
+    sha256: str
 
 
 def claim_next(
@@ -135,9 +145,9 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> Wish | No
 
 
 def start_training(session: Session, claim: Claim) -> None:
-    """The files are good and the trainer is about to start."""
-    move_claimed_job(session, claim, JobStatus.RUNNING, phase="starting")
-    _say(session, claim, "info", "Files validated. The fine-tuning job has started.")
+    """The files are good and the process that works on them is about to start."""
+    job = move_claimed_job(session, claim, JobStatus.RUNNING, phase="starting")
+    _say(session, claim, "info", f"Files validated. The {FACTS[job.kind].noun} has started.")
 
 
 def record_phase(session: Session, claim: Claim, phase: str) -> None:
@@ -172,7 +182,7 @@ def record_log(session: Session, claim: Claim, log_uri: str) -> None:
 def record_metrics(session: Session, claim: Claim, records: Sequence[Mapping[str, Any]]) -> None:
     """Store records {"step", "kind", "values"}; the same step and kind again, after a resume, replaces the former.
 
-    The last `train` record sets the job's step and, by the measured speed, its estimated finish.
+    The last record of a step sets the job's step and, by the measured speed, its estimated finish.
     """
     job = lock_claimed_job(session, claim)
     now = database_now(session)
@@ -193,7 +203,7 @@ def record_metrics(session: Session, claim: Claim, records: Sequence[Mapping[str
     session.execute(
         insert_or_replace(session, Metric, unique=("job_id", "step", "kind"), replaced=replaced), list(rows.values())
     )
-    steps = [step for step, kind in rows if kind == "train"]
+    steps = [step for step, kind in rows if kind == FACTS[job.kind].step_metrics]
     if steps:
         job.step = steps[-1]
         job.estimated_finish_at = estimate_finish(session, job, claim.run_id, now)
@@ -244,9 +254,14 @@ def finish(
     error: Mapping[str, Any] | None = None,
     result: Mapping[str, Any] | None = None,
     model: NewModel | None = None,
+    result_file: NewResultFile | None = None,
 ) -> Job:
-    """End the job and its run. `error` {"code", "message", "param"} belongs to `failed`, `model` to `succeeded`."""
-    if (error is not None) != (outcome == "failed") or (model is not None and outcome != "succeeded"):
+    """End the job and its run.
+
+    `error` {"code", "message", "param"} belongs to `failed`, `model` or `result_file` to `succeeded`.
+    """
+    has_product = model is not None or result_file is not None
+    if (error is not None) != (outcome == "failed") or (has_product and outcome != "succeeded"):
         raise ValueError(f"Outcome {outcome!r} with error={error!r} and model={model!r}: an error belongs to failed.")
     now = database_now(session)
     job = move_claimed_job(session, claim, JobStatus(outcome), phase=outcome, finished_at=now, **ENDED)
@@ -257,6 +272,8 @@ def finish(
             session, job, artifact_uri=model.artifact_uri, manifest=model.manifest, num_bytes=model.num_bytes
         ).id
         _say(session, claim, "info", f"New fine-tuned model created: {job.model_id}")
+    if result_file is not None:
+        session.add(ResultFile(job_id=job.id, owner=job.owner, created_at=now, **asdict(result_file)))
     end_run(session, claim.run_id, outcome, now)
     if error is not None:
         _say(session, claim, "error", str(error["message"]), data={"code": error["code"]})

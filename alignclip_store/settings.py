@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     max_report_images: int = Field(
         5000, ge=1, description="Images of a dataset that a report decodes; of more, an even sample."
     )
+    max_report_seconds: float = Field(
+        30.0, gt=0, description="How long a report decodes images, and again how long the base model looks at them."
+    )
+    max_report_bytes: int = Field(4 * 2**30, ge=1, description="Bytes that are fetched or unpacked for a report.")
     bootstrap_api_key: str | None = Field(None, description="The API key; unset: made on first start, kept below home.")
     key_pepper: str | None = Field(None, description="Secret under which API keys are hashed; unset: kept below home.")
     allowed_base_models: list[str] | None = Field(None, description="Ids that jobs may use (JSON); unset: all here.")
@@ -49,7 +53,7 @@ class Settings(BaseSettings):
     max_queued_jobs: int | None = Field(1000, ge=1, description="Jobs of one owner that may wait at once.")
     max_running_jobs: int | None = Field(None, ge=1, description="Jobs of one owner that run at once; unset: any.")
     max_stored_bytes: int | None = Field(
-        None, ge=1, description="Bytes of one owner's uploaded files, checkpoints and models; unset: any."
+        None, ge=1, description="Bytes of one owner's files, checkpoints, models and answers; unset: any."
     )
     max_gpu_seconds_per_month: float | None = Field(
         None, gt=0, description="Seconds times devices of one owner's runs in a calendar month (UTC); unset: any."
@@ -111,6 +115,9 @@ class Settings(BaseSettings):
         None, gt=0, description="Time after a job's end at which its resume points are deleted; unset: never."
     )
     keep_models_days: float | None = Field(None, gt=0, description="Age at which models are deleted; unset: never.")
+    keep_results_days: float | None = Field(
+        None, gt=0, description="Age at which the answers of classifications are deleted; unset: never."
+    )
 
     @property
     def home_dir(self) -> Path:

@@ -1,4 +1,4 @@
-"""How fast a base model trains here, by what its last jobs measured."""
+"""How fast a base model trains or classifies here, by what its last jobs measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from alignclip_store.job_kinds import FACTS, JobKind
 from alignclip_store.tables import Job, Metric, Run
 
 NUM_RECENT_JOBS = 3
@@ -33,22 +34,26 @@ class Speed:
         return self.batch_size / self.images_per_second
 
 
-def measured_speed(session: Session, base_model: str) -> Speed:
-    """The median over the last records of the base model's newest jobs, whoever owns them; else the default."""
+def measured_speed(session: Session, base_model: str, kind: JobKind = JobKind.FINE_TUNING) -> Speed:
+    """The median over the last records of the base model's newest jobs, whoever owns them; else the default.
+
+    A step of a classification is one image.
+    """
+    default_size = DEFAULT_BATCH_SIZE if kind == JobKind.FINE_TUNING else 1
     jobs = session.execute(
         select(Job.id, Job.config)
-        .where(Job.base_model == base_model, Job.step > 0)
+        .where(Job.base_model == base_model, Job.kind == kind, Job.step > 0)
         .order_by(Job.started_at.desc(), Job.id)
         .limit(NUM_RECENT_JOBS)
     ).all()
     rates, sizes = [], []
     for job_id, config in jobs:
-        records = select(Metric.values).where(Metric.job_id == job_id, Metric.kind == "train")
+        records = select(Metric.values).where(Metric.job_id == job_id, Metric.kind == FACTS[kind].step_metrics)
         for values in session.scalars(records.order_by(Metric.step.desc()).limit(NUM_RECORDS)):
             rates += _positive(values)
-            sizes.append(float(config.get("global_batch_size") or DEFAULT_BATCH_SIZE))
+            sizes.append(float(config.get("global_batch_size") or default_size))
     if not rates:
-        return Speed(images_per_second=DEFAULT_IMAGES_PER_SECOND, batch_size=DEFAULT_BATCH_SIZE, device=None)
+        return Speed(images_per_second=DEFAULT_IMAGES_PER_SECOND, batch_size=default_size, device=None)
     newest = select(Run.device, Run.num_devices).where(Run.job_id == jobs[0].id).order_by(Run.fence.desc()).limit(1)
     device, num_devices = session.execute(newest).tuples().first() or ("unknown", 1)
     return Speed(

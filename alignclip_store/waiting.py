@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from alignclip_store import tables
 from alignclip_store.claims import CLAIM_ORDER
 from alignclip_store.database import database_now
+from alignclip_store.job_kinds import JobKind
 from alignclip_store.job_status import CLAIMED, JobStatus
 from alignclip_store.quotas import OVER_QUOTA
 from alignclip_store.speed import STARTUP_SECONDS, measured_speed
@@ -60,7 +61,7 @@ def view_queue(session: Session) -> Queue:
     heapq.heapify(free_at)
     places: dict[str, Place] = {}
     next_start_at = None
-    statement = select(Job.id, Job.base_model, Job.num_steps, Job.step, Job.priority, Job.owner, Job.phase)
+    statement = select(Job.id, Job.kind, Job.base_model, Job.num_steps, Job.step, Job.priority, Job.owner, Job.phase)
     waiting = session.execute(statement.where(Job.status == JobStatus.QUEUED).order_by(*CLAIM_ORDER)).all()
     num_before_a_new_job = sum(job.priority >= 0 for job in waiting)
     for position, job in enumerate(waiting, start=1):
@@ -70,7 +71,7 @@ def view_queue(session: Session) -> Queue:
         start_at = max(heapq.heappop(free_at), now) if may_start else None
         places[job.id] = Place(owner=job.owner, position=position, estimated_start_at=start_at)
         if start_at is not None:
-            heapq.heappush(free_at, start_at + step_seconds.rest_of(job.base_model, job.num_steps - job.step))
+            heapq.heappush(free_at, start_at + step_seconds.rest_of(job.kind, job.base_model, job.num_steps - job.step))
     if len(waiting) == num_before_a_new_job and free_at:
         next_start_at = max(free_at[0], now)
     return Queue(workers=workers, places=places, next_start_at=next_start_at)
@@ -86,23 +87,23 @@ def count_jobs(session: Session, owner: str | None = None) -> dict[str, int]:
 
 
 class _StepSeconds:
-    """Seconds per step of each base model, looked up once."""
+    """Seconds per step of each base model in each kind of job, looked up once."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._found: dict[str, float] = {}
+        self._found: dict[tuple[JobKind, str], float] = {}
 
-    def rest_of(self, base_model: str, num_steps: int) -> timedelta:
+    def rest_of(self, kind: JobKind, base_model: str, num_steps: int) -> timedelta:
         """What is left of a job with so many steps before it, its run's start included."""
-        if base_model not in self._found:
-            self._found[base_model] = measured_speed(self._session, base_model).seconds_per_step
-        return timedelta(seconds=STARTUP_SECONDS + self._found[base_model] * max(num_steps, 0))
+        if (kind, base_model) not in self._found:
+            self._found[kind, base_model] = measured_speed(self._session, base_model, kind).seconds_per_step
+        return timedelta(seconds=STARTUP_SECONDS + self._found[kind, base_model] * max(num_steps, 0))
 
 
 def _busy_workers(session: Session, now: datetime, step_seconds: _StepSeconds) -> list[Worker]:
     statement = (
         select(
-            Job.id, Job.base_model, Job.num_steps, Job.step, Job.owner, Job.estimated_finish_at,
+            Job.id, Job.kind, Job.base_model, Job.num_steps, Job.step, Job.owner, Job.estimated_finish_at,
             Run.worker, Run.host, Run.device,
         )
         .join(Run, (Run.job_id == Job.id) & (Run.fence == Job.fence))
@@ -116,7 +117,8 @@ def _busy_workers(session: Session, now: datetime, step_seconds: _StepSeconds) -
             device=row.device,
             job_id=row.id,
             owner=row.owner,
-            free_at=row.estimated_finish_at or now + step_seconds.rest_of(row.base_model, row.num_steps - row.step),
+            free_at=row.estimated_finish_at
+            or now + step_seconds.rest_of(row.kind, row.base_model, row.num_steps - row.step),
         )
         for row in session.execute(statement)
     ]

@@ -18,10 +18,14 @@ from sqlalchemy.orm import Session
 from alignclip_store.database import database_now
 from alignclip_store.errors import TooManyWebhooks, WebhookNotFound
 from alignclip_store.ids import new_id
+from alignclip_store.job_kinds import FACTS
 from alignclip_store.tables import Delivery, Job, Webhook
 
-EventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
-EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+FineTuningEventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
+EventType = (
+    FineTuningEventType | Literal["classification.succeeded", "classification.failed", "classification.cancelled"]
+)
+DEFAULT_EVENT_TYPES: tuple[EventType, ...] = get_args(FineTuningEventType)  # those that OpenAI's clients know
 MAX_WEBHOOKS = 20  # of one owner
 RETRY_SECONDS = (5, 30, 120, 600, 3600, 3 * 3600, 8 * 3600)  # after each try that failed; then it is given up
 MAX_ERROR_CHARACTERS = 300
@@ -95,7 +99,7 @@ def list_deliveries(session: Session, owner: str, webhook_id: str, limit: int = 
 def announce_end(session: Session, job: Job) -> None:
     """Note for every webhook of the job's owner that wants it that the job has ended."""
     now = database_now(session)
-    event_type = f"fine_tuning.job.{job.status}"
+    event_type = f"{FACTS[job.kind].event_prefix}.{job.status}"
     statement = select(Webhook).where(Webhook.owner == job.owner, Webhook.disabled_at.is_(None))
     for webhook in session.scalars(statement):
         if event_type in webhook.event_types:

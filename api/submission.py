@@ -21,6 +21,7 @@ from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
 from alignclip_store.datasets import open_dataset, open_files
 from alignclip_store.errors import DatasetRejected, FileNotFound
+from alignclip_store.job_kinds import JobKind
 from alignclip_store.limits import require_room_in_queue
 from alignclip_store.objects import SourceUnreachable
 from alignclip_store.queue import wake
@@ -38,7 +39,7 @@ def submit_job(resources: Resources, caller: Caller, request: FinetuneRequest, d
     owner = caller.owner
     # Equal bodies wait for each other, so that a repeat that overtakes its original still finds its job.
     with resources.computing.holding((owner, delivery.sha256)):
-        repeated = _find_repeated(resources, owner, delivery)
+        repeated = find_repeated(resources, owner, JobKind.FINE_TUNING, delivery)
         if repeated is not None:
             return repeated
         config, similarity = prepare_job(resources, owner, request)
@@ -47,10 +48,11 @@ def submit_job(resources: Resources, caller: Caller, request: FinetuneRequest, d
     return job
 
 
-def _find_repeated(resources: Resources, owner: str, delivery: Delivery) -> tables.Job | None:
+def find_repeated(resources: Resources, owner: str, kind: JobKind, delivery: Delivery) -> tables.Job | None:
+    """The job of that kind that this very request has made before, if any. Raises `RequestInvalid` for a key reused."""
     with reading(resources.engine) as session:
         if delivery.idempotency_key is not None:
-            job = find_keyed_job(session, owner, delivery.idempotency_key)
+            job = find_keyed_job(session, owner, kind, delivery.idempotency_key)
             if job is not None and job.request_sha256 != delivery.sha256:
                 raise RequestInvalid(
                     f"Idempotency-Key {delivery.idempotency_key!r} came with another body before; take a new key.",
@@ -58,7 +60,7 @@ def _find_repeated(resources: Resources, owner: str, delivery: Delivery) -> tabl
                     code="idempotency_key_reused",
                 )
             return job
-        return find_repeated_job(session, owner, delivery.sha256) if delivery.is_retry else None
+        return find_repeated_job(session, owner, kind, delivery.sha256) if delivery.is_retry else None
 
 
 def prepare_job(

@@ -14,7 +14,7 @@ from alignclip_store.runs import NewModel, finish, reap, start_training
 from alignclip_store.settings import Settings
 from alignclip_store.tables import Delivery, Job
 from alignclip_store.webhooks import (
-    EVENT_TYPES,
+    DEFAULT_EVENT_TYPES,
     MAX_WEBHOOKS,
     RETRY_SECONDS,
     create_webhook,
@@ -51,7 +51,7 @@ def _told(engine: Engine) -> list[tuple[str, str]]:
 def test_every_way_in_which_a_job_ends_is_told(
     act, engine, new_job, claim, make_settings: Callable[..., Settings]
 ) -> None:
-    act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
+    act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
     waiting = new_job()
     act(request_cancel, "ada", waiting.id)
     succeeded, ours = new_job(), claim()
@@ -76,7 +76,7 @@ def test_every_way_in_which_a_job_ends_is_told(
 
 
 def test_an_end_that_is_rolled_back_is_not_told(act, engine, new_job) -> None:
-    act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
+    act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
     job = new_job()
 
     def cancel_and_fail() -> None:
@@ -90,7 +90,7 @@ def test_an_end_that_is_rolled_back_is_not_told(act, engine, new_job) -> None:
 
 
 def test_only_the_owner_is_told_and_only_of_what_it_asked_for(act, engine, new_job) -> None:
-    act(create_webhook, "bob", url=URL, event_types=EVENT_TYPES)
+    act(create_webhook, "bob", url=URL, event_types=DEFAULT_EVENT_TYPES)
     act(create_webhook, "ada", url=URL, event_types=["fine_tuning.job.succeeded"])
     act(request_cancel, "ada", new_job().id)
     assert _told(engine) == []
@@ -99,7 +99,7 @@ def test_only_the_owner_is_told_and_only_of_what_it_asked_for(act, engine, new_j
 def test_a_message_is_taken_by_one_sender_and_comes_back_later_each_time_until_it_is_given_up(
     act, engine, new_job
 ) -> None:
-    webhook = act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
+    webhook = act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
     act(request_cancel, "ada", new_job().id)
     waits = []
     for _ in range(len(RETRY_SECONDS)):
@@ -118,7 +118,7 @@ def test_a_message_is_taken_by_one_sender_and_comes_back_later_each_time_until_i
 
 
 def test_what_is_delivered_is_not_sent_again(act, new_job) -> None:
-    webhook = act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
+    webhook = act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
     act(request_cancel, "ada", new_job().id)
     (due,) = act(take_due_deliveries, 10)
     assert (due.url, due.secret, due.event_type) == (URL, webhook.secret, "fine_tuning.job.cancelled")
@@ -129,7 +129,7 @@ def test_what_is_delivered_is_not_sent_again(act, new_job) -> None:
 
 
 def test_webhooks_are_rotated_and_deleted_by_their_owner_alone(act, engine, new_job) -> None:
-    webhook = act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
+    webhook = act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
     for change in (rotate_secret, delete_webhook, list_deliveries):
         with pytest.raises(WebhookNotFound):
             act(change, "bob", webhook.id)
@@ -142,7 +142,7 @@ def test_webhooks_are_rotated_and_deleted_by_their_owner_alone(act, engine, new_
 
 def test_an_owner_has_so_many_webhooks_and_no_more(act) -> None:
     for _ in range(MAX_WEBHOOKS):
-        act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
+        act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
     with pytest.raises(TooManyWebhooks):
-        act(create_webhook, "ada", url=URL, event_types=EVENT_TYPES)
-    act(create_webhook, "bob", url=URL, event_types=EVENT_TYPES)
+        act(create_webhook, "ada", url=URL, event_types=DEFAULT_EVENT_TYPES)
+    act(create_webhook, "bob", url=URL, event_types=DEFAULT_EVENT_TYPES)

@@ -9,7 +9,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 
 from alignclip_store.database import reading, transaction
 from alignclip_store.jobs import request_cancel
-from alignclip_store.webhooks import EVENT_TYPES, create_webhook, list_deliveries
+from alignclip_store.webhooks import DEFAULT_EVENT_TYPES, create_webhook, list_deliveries
 from worker import deliveries
 from worker.deliveries import deliver_due
 
@@ -64,7 +64,7 @@ def service(make_service):
 @pytest.fixture
 def webhook(service, receiver):
     with transaction(service.engine) as session:
-        return create_webhook(session, OWNER, url=f"{receiver.url}/hook?a=1", event_types=EVENT_TYPES)
+        return create_webhook(session, OWNER, url=f"{receiver.url}/hook?a=1", event_types=DEFAULT_EVENT_TYPES)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_name_that_leads_inside_by_now_is_not_called(make_service, receiver, a
     service = make_service()  # private addresses are not allowed
     url = f"https://localhost:{receiver.server_address[1]}/"
     with transaction(service.engine) as session:
-        webhook = create_webhook(session, OWNER, url=url, event_types=EVENT_TYPES)
+        webhook = create_webhook(session, OWNER, url=url, event_types=DEFAULT_EVENT_TYPES)
     job_id = service.submit(archive, wakes=False)
     with transaction(service.engine) as session:
         request_cancel(session, OWNER, job_id)
