@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -63,7 +64,7 @@ def random_crop(
     left, top, width, height = crop_box(pixels.shape[2], pixels.shape[1], scale, random)
     # On the tensor rather than a picture: 1.3 to 1.9 times as fast, and within one level of Pillow's own.
     part = pixels[:, top : top + height, left : left + width]
-    resized: Tensor = F.resize(part, [size, size], interpolation=interpolation, antialias=True)
+    (resized,) = interpolate(part[None], (size, size), mode=interpolation.value, antialias=True)
     return resized.flip(-1) if horizontal_flip and random.random() < 0.5 else resized
 
 
@@ -92,7 +93,7 @@ def normalise(
     """The images on the scale that the tower was trained on, fp32, on their own device."""
     mean = torch.tensor(preprocessing.mean, device=images.device).view(3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(3, 1, 1)
-    return (images - 255 * mean).div_(255 * std)
+    return images.float().sub_(255 * mean).div_(255 * std)  # one conversion: half the time of a mixed subtraction
 
 
 def _fit_inside(image: Image.Image, size: int, interpolation: InterpolationMode) -> Image.Image:
