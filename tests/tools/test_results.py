@@ -25,11 +25,11 @@ def test_every_algorithm_is_asked_at_the_same_cost():
     assert {tuple(method.values) for grid in grids for method in grid.methods} <= {(), ("head",)}
 
 
-def row(dataset, accuracy, target="ink"):
-    measured = {"seed": 0, "n": 9, "accuracy": accuracy, "zero_shot": 0.5, "beside": {}, "seconds": 8.0}
+def row(dataset, accuracy, target="ink", method="finetune", seed=0):
+    measured = {"seed": seed, "n": 9, "accuracy": accuracy, "zero_shot": 0.5, "beside": {}, "seconds": 8.0}
     words = {"split": "all", "split_sha256": "0123456789abcdef00", "trained": "image tower", "num_steps": 1}
     return Row(
-        method="finetune", protocol="domain_shift", dataset=dataset, target=target, command="say", **measured, **words
+        method=method, protocol="domain_shift", dataset=dataset, target=target, command="say", **measured, **words
     )
 
 
@@ -47,6 +47,17 @@ def test_the_document_keeps_what_people_wrote_and_other_datasets(tmp_path):
     assert "| finetune | 75.0 | 1 | image tower |" in text
     assert "25.0" not in text
     assert "| domain_shift | ink | 0 | 9 | 0123456789abcdef |" in text
+
+
+def test_margins_are_of_pairs_of_runs_under_one_seed_on_the_same_images(tmp_path):
+    document = tmp_path / "results.md"
+    finetune = [row("pictures", accuracy, seed=seed) for seed, accuracy in enumerate([0.5, 0.6, 0.9])]
+    clipood = [row("pictures", accuracy, method="clipood", seed=seed) for seed, accuracy in enumerate([0.52, 0.66])]
+    other = [row("pictures", 0.4, target="oil", method="clipood"), row("pictures", 0.4, method="dpl", seed=2)]
+    write_document(document, [*finetune, *clipood, *other])
+    text = document.read_text()
+    assert "| domain_shift | clipood | +4.0 ± 2.0 | 2 |" in text  # of +2 and +6; oil has nothing to compare with
+    assert "| domain_shift | dpl | -50.0 | 1 |" in text
 
 
 @pytest.mark.parametrize(("data", "words"), [("nowhere", "no folder"), (".", "neither a zip nor a folder")])

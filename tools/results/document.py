@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from math import sqrt
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
+from alignclip_core.protocols.cells import BASE, NEW
 from alignclip_core.protocols.rows import Row
 from alignclip_core.protocols.tables import make_tables
 from tools.results import budget
+
+REFERENCE = "finetune"
+"""The method whose rows every other's are compared with."""
 
 
 def write_document(path: Path, rows: Sequence[Row]) -> None:
@@ -33,8 +38,25 @@ def _lines(dataset: str, rows: Sequence[Row]) -> Iterator[str]:
     )
     for table in make_tables(rows):
         yield f"### {table.title}\n\n{table.to_markdown()}\n"
+    yield f"### Margins over {REFERENCE} ({dataset})\n\n{_margins(rows)}\n"
     yield f"### How long, and on which images ({dataset})\n\n{_costs(rows)}\n\n{_splits(rows)}\n"
     yield f"A cell's own command, such as this one, is in its row of results.jsonl:\n\n```\n{rows[-1].command}\n```\n"
+
+
+def _margins(rows: Sequence[Row]) -> str:
+    """Mean difference of pairs of runs under one seed on the same images, ± its standard error."""
+    references = {(row.protocol, row.target, row.seed): row.accuracy for row in rows if row.method == REFERENCE}
+    differences: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        own = (row.protocol, row.target, row.seed)
+        if row.method != REFERENCE and own in references:
+            protocol = f"{row.protocol} ({row.target})" if row.target in (BASE, NEW) else row.protocol
+            differences[protocol, row.method].append(100 * (row.accuracy - references[own]))
+    lines = ["| protocol | method | points | pairs of runs |", "| --- | --- | --- | --- |"]
+    for (protocol, method), found in sorted(differences.items()):
+        error = f" ± {stdev(found) / sqrt(len(found)):.1f}" if len(found) > 1 else ""
+        lines.append(f"| {protocol} | {method} | {mean(found):+.1f}{error} | {len(found)} |")
+    return "\n".join(lines)
 
 
 def _costs(rows: Sequence[Row]) -> str:
