@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import errno
 import logging
 import os
-import signal
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
-from alignclip_core.checkpoint import sweep_parts
-from alignclip_core.errors import AlignClipError, OutOfMemory, TrainingStopped
-from alignclip_core.gradients import is_out_of_memory
-from alignclip_core.parent_watch import PARENT_VARIABLE, die_with_parent, watch_heartbeat
+from alignclip_core.errors import TrainingStopped
+from alignclip_core.parent_watch import PARENT_VARIABLE, die_with_parent
 from alignclip_core.rank_processes import RankPlace, RankProcesses
 from alignclip_core.ranks import Ranks, join_ranks
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunDir, TrainerError
+from alignclip_core.run_process import (
+    add_options,
+    describe_error,
+    end_process,
+    obey_supervisor,
+    stop_on_signals,
+    tidy,
+    write_error,
+)
 from alignclip_core.training_run import TrainingRun
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -40,15 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     place = RankPlace.from_environment(os.environ)
     if options.supervised:
-        parent_pid = os.environ.get(PARENT_VARIABLE)
-        die_with_parent(int(parent_pid) if parent_pid else None)
-        if place is None:  # another rank dies with the first
-            watch_heartbeat(sys.stdin.fileno())
+        obey_supervisor(watches_heartbeat=place is None)  # another rank dies with the first
     elif place is not None and PARENT_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_VARIABLE]))
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     _keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run_dir = RunDir(options.run_dir.absolute())
@@ -91,7 +89,7 @@ def train(
     if run_dir.read_manifest() is not None:
         return
     if ranks.is_first:
-        _tidy(run_dir)
+        tidy(run_dir)
     ranks.wait()
     run = TrainingRun(run_dir, models_dir=models_dir, stop=stop, is_supervised=is_supervised, ranks=ranks)
     run.resume()
@@ -128,14 +126,6 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _tidy(run_dir: RunDir) -> None:
-    """Remove what an earlier trainer, killed or failed, left in the way."""
-    run_dir.error_file.unlink(missing_ok=True)
-    run_dir.drop_partial_record()
-    for folder in (run_dir.path, run_dir.inputs, run_dir.checkpoints):
-        sweep_parts(folder)
-
-
 def _end_at_loss(run_dir: RunDir, rank: int, exit_code: int) -> None:
     """Another rank is gone, and this one waits for it in the middle of a step."""
     if run_dir.read_error() is None:
@@ -147,56 +137,18 @@ def _end_at_loss(run_dir: RunDir, rank: int, exit_code: int) -> None:
 def _write_error(run_dir: RunDir, error: Exception, *, is_rank: bool = False) -> None:
     """A rank whose connection broke knows less than the one that broke it, and lets its word stand."""
     described = describe_error(error)
-    if is_rank and described.code == "internal_error" and run_dir.read_error() is not None:
-        return
-    try:
-        run_dir.write_error(described)
-    except OSError as failure:  # a full disk, most likely the very error
-        log.error("error.json cannot be written (%s): %s", failure, described.message)
-
-
-def describe_error(error: Exception) -> TrainerError:
-    """The content of error.json for what ended a trainer."""
-    trace = "".join(traceback.format_exception(error))
-    if is_out_of_memory(error):
-        error = OutOfMemory(
-            f"Memory ran out on the device ({error}). A smaller global_batch_size would do.",
-            param="global_batch_size",
-        )
-    if isinstance(error, AlignClipError):
-        return TrainerError(code=error.code, message=error.message, param=error.param, traceback=trace)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return TrainerError(
-            code="disk_full",
-            message=f"The disk takes no more ({error}); free some space, then run the same command: it goes on from "
-            "the last checkpoint.",
-            traceback=trace,
-        )
-    return TrainerError(code="internal_error", message=f"{type(error).__name__}: {error}", traceback=trace)
+    if not (is_rank and described.code == "internal_error" and run_dir.read_error() is not None):
+        write_error(run_dir, described)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m alignclip_core.train", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="holds inputs/config.json and inputs/dataset/")
-    parser.add_argument(
-        "--models-dir", type=Path, default=Path("~/.alignclip/models").expanduser(), help="folder of base models"
-    )
-    parser.add_argument("--supervised", action="store_true", help="end when stdin ends or is silent for 15 s")
-    parser.add_argument("--threads", type=int, help="CPU threads of a process")
+    add_options(parser)
     parser.add_argument(
         "--processes", type=int, default=1, help="processes that share each batch, one for each GPU; not with torchrun"
     )
     return parser
 
 
-def _end_process(exit_code: int) -> NoReturn:
-    """End with that code also as a rank: gloo's threads now and then abort a process that tears itself down."""
-    if torch.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
-
-
 if __name__ == "__main__":
-    _end_process(main())
+    end_process(main())

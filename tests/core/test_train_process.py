@@ -25,7 +25,8 @@ from alignclip_core.evaluation import headline, without_details
 from alignclip_core.finished_model import load_finished_model
 from alignclip_core.prompts import class_similarity_of
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, ClassSimilarity, RunDir
-from alignclip_core.train import describe_error, main, train
+from alignclip_core.run_process import describe_error
+from alignclip_core.train import main, train
 
 WAIT_SECONDS = 120.0
 SHAPES = ("circle", "cross", "square", "triangle")
