@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import get_args
 
 from alignclip_core.faults import FaultPoint
@@ -17,7 +18,8 @@ CHECKPOINT_EVERY = 8
 EVERYWHERE = (
     "kill_worker", "kill_api", "stall_worker", "kill_broker", "flush_broker", "restart_broker",
 )  # fmt: skip
-ON_POSTGRES = ("cut_database", "restart_database")  # SQLite has neither a connection nor a server
+# SQLite has neither a connection nor a server, and no clock but the workers'.
+ON_POSTGRES = ("cut_database", "restart_database", "jump_clock")
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,24 @@ class Case:
     arrival: int = 1  # which coming to the point is held
 
 
-def make_cases(*, has_postgres: bool, seed: int) -> list[Case]:
-    """Every action at every point where it has a living target, in an order of the seed's."""
+def make_cases(*, has_postgres: bool, has_small_disks: bool, seed: int) -> list[Case]:
+    """Every action at every point where it has a living target, in an order of the seed's.
+
+    Each round does every action once, so that a run that is broken off has seen all of them.
+    """
     choice = random.Random(seed)
-    pairs = [(point, action) for point in POINTS for action in EVERYWHERE]
-    pairs += [(point, action) for point in IN_TRAINER for action in ("kill_trainer", "kill_both")]
-    pairs += [("mid_checkpoint_write", "fill_disk")]
-    if has_postgres:
-        pairs += [(point, action) for point in POINTS for action in ON_POSTGRES]
-        pairs += [("mid_step", "jump_clock")]  # SQLite has no clock but the workers'
-    choice.shuffle(pairs)
-    return [Case(point, action, _arrival(point, choice)) for point, action in pairs]
+    points = dict.fromkeys((*EVERYWHERE, *(ON_POSTGRES if has_postgres else ())), POINTS)
+    points |= {"kill_trainer": IN_TRAINER, "kill_both": IN_TRAINER}
+    points["fill_disk"] = POINTS if has_small_disks else ("mid_checkpoint_write",)
+    cases = []
+    for pairs in zip_longest(*(_pairs(action, points[action], choice) for action in sorted(points))):
+        found = [pair for pair in pairs if pair is not None]
+        cases += [Case(point, action, _arrival(point, choice)) for point, action in choice.sample(found, len(found))]
+    return cases
+
+
+def _pairs(action: str, points: tuple[FaultPoint, ...], choice: random.Random) -> list[tuple[FaultPoint, str]]:
+    return [(point, action) for point in choice.sample(points, len(points))]
 
 
 def _arrival(point: FaultPoint, choice: random.Random) -> int:

@@ -7,24 +7,35 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from alignclip_core.faults import DISK_FULL, FaultPoint
 from alignclip_store.database import reading
+from alignclip_store.queue import wake
 from alignclip_store.tables import Event, Job, Run
 from tests.chaos.cases import CHECKPOINT_EVERY, NUM_STEPS
+from tests.chaos.small_disk import SmallDisk
 from tests.servers import Server
 
 KEY = "acl-secret"  # the environment of every process names it
 WORKERS = ("one", "two")
-WAIT_SECONDS = 240.0
+WAIT_SECONDS = 600.0  # for one thing; much of it on a machine that has other things to do
+
+
+@dataclass(frozen=True)
+class Held:
+    """A living process of a job that waits at a point, and the worker that it belongs to, or is a part of."""
+
+    point: FaultPoint
+    process: psutil.Process
+    worker: psutil.Popen
+    job_id: str
 
 
 @dataclass
@@ -41,6 +52,7 @@ class Stage:
     job_ids: dict[str, str] = field(default_factory=dict)  # by Idempotency-Key
     file_id: str | None = None  # of the uploaded archive
     clock_library: Path | None = None  # of workers whose clock may jump
+    disks: list[SmallDisk] = field(default_factory=list)  # those of run directories and artifacts
 
     def start(self) -> None:
         if self.has_api:
@@ -69,20 +81,44 @@ class Stage:
                 self._post(key)
             time.sleep(0.2)
 
-    def held_job(self, point: FaultPoint) -> tuple[psutil.Process, psutil.Popen, str]:
-        """The living process that is held at the point, its worker, and the id of its job."""
-        held = self.service.wait_held(point)
-        assert is_alive(held), f"What came to {point} is dead."
-        (worker,) = [
-            process
-            for name, process in self.processes.items()
-            if name in WORKERS and held in process.children(recursive=True)
-        ]
-        assert is_alive(worker)
-        child = held if held in worker.children() else held.parent()
+    def send_job(self) -> None:
+        """Make sure that a job comes by all points: one that waits for its first run, or a new one."""
         with reading(self.service.engine) as session:
-            job_id = session.scalars(select(Job.id).where(Job.worker.endswith(f"/{child.pid}"))).one()
-        return held, worker, job_id
+            waiting = session.scalars(select(Job.id).where(Job.started_at.is_(None))).first()
+        if waiting is None:
+            self.submit(self.new_key())
+
+    def new_key(self) -> str:
+        """An Idempotency-Key that no job has."""
+        return f"job-{len(self.job_ids)}"
+
+    def hold(self, point: FaultPoint, arrival: int) -> Held:
+        """Hold the process that comes to the point as the `arrival`-th, of a job that is its worker's."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            self.service.arm(point, str(arrival))
+            self.send_job()
+            held = self._find_held(point)
+            if held is not None:
+                return held
+            assert time.monotonic() < deadline, f"Only runs without a lease come to {point}:\n{self.logs()}"
+            self.service.release(point)
+
+    def _find_held(self, point: FaultPoint) -> Held | None:
+        """None if it has died meanwhile, or its run is lost and will end at once."""
+        try:
+            process = self.service.wait_held(point, WAIT_SECONDS)
+            (worker,) = [
+                worker
+                for name, worker in self.processes.items()
+                if name in WORKERS and process in worker.children(recursive=True)
+            ]
+            child = process if process in worker.children() else process.parent()
+        except (psutil.NoSuchProcess, ValueError):
+            return None
+        with reading(self.service.engine) as session:
+            job_id = session.scalars(select(Job.id).where(Job.worker.endswith(f"/{child.pid}"))).one_or_none()
+        return Held(point, process, worker, job_id) if job_id and is_alive(process) and is_alive(worker) else None
 
     def wait_for_lost_run(self, job_id: str) -> None:
         """Until the reaper has given up the job's present run."""
@@ -98,25 +134,42 @@ class Stage:
     def wait_for_ends(self) -> None:
         """Until every job that was accepted has ended."""
         for job_id in self.job_ids.values():
-            self.wait_until(lambda job_id=job_id: self.job(job_id).finished_at is not None, f"{job_id} does not end")
+            self.wait_for_end(job_id)
+
+    def wait_for_end(self, job_id: str) -> None:
+        self.wait_until(lambda: self.job(job_id).finished_at is not None, f"{job_id} does not end")
 
     def job(self, job_id: str) -> Job:
         with reading(self.service.engine) as session:
             return session.scalars(select(Job).where(Job.id == job_id)).one()
 
-    def wait_for_full_disk(self, job_id: str | None = None) -> str:
-        """Until a run was given up because of it, of the job if it is named; the id of the job."""
+    def wait_for_full_disk(self, after: int, job_id: str | None = None) -> str:
+        """Until a run was given up because of it, of the job if it is named, in an event behind that number; whose."""
         found: list[str] = []
 
         def is_told() -> bool:
             with reading(self.service.engine) as session:
-                events = session.scalars(select(Event).where(Event.level == "warn")).all()
+                events = session.scalars(select(Event).where(Event.level == "warn", Event.id > after)).all()
             told = [event.job_id for event in events if event.data and event.data.get("code") == DISK_FULL]
             found.extend(each for each in told if job_id in (None, each))
             return bool(found)
 
         self.wait_until(is_told, "Nobody says that the disk is full")
         return found[0]
+
+    def last_event(self) -> int:
+        """The number of the newest event of any job."""
+        with reading(self.service.engine) as session:
+            return session.scalar(select(func.max(Event.id))) or 0
+
+    def wait_for_no_run_folder(self) -> None:
+        """Until all are gone; a worker that was killed leaves its own to whoever takes a wake-up in its place."""
+
+        def is_tidy() -> bool:
+            wake(self.service.queue, "tidy")
+            return not any(self.service.settings.runs_location.iterdir())
+
+        self.wait_until(is_tidy, "Run directories are left")
 
     def logs(self, name: str = "*") -> str:
         texts = [path.read_text()[-4000:] for path in sorted(self.service.settings.home_dir.glob(f"{name}.log"))]
@@ -126,11 +179,6 @@ class Stage:
     def clock_file(self) -> Path:
         """The workers' wall clock is a day ahead while this file is there."""
         return self.service.settings.home_dir / "clock"
-
-    @property
-    def filler(self) -> Path:
-        """Takes all that is left of the disk with the run directories."""
-        return self.service.settings.runs_location / ".filler"
 
     def _outcome(self, job_id: str, fence: int) -> str | None:
         with reading(self.service.engine) as session:
@@ -170,19 +218,6 @@ def build_clock_library(folder: Path) -> Path:
     source = Path(__file__).with_name("clock_jump.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     return library
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, num_bytes: int) -> Iterator[bool]:
-    """Whether the folder is a disk of its own with so few bytes; only root may have one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
-    is_mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    try:
-        yield is_mounted
-    finally:
-        if is_mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def signal_worker(worker: psutil.Popen, number: int) -> None:

@@ -13,13 +13,13 @@ from alignclip_store.settings import Settings
 from tests.chaos.cases import Case, make_cases
 from tests.chaos.faults import Faults
 from tests.chaos.invariants import broken_invariants
-from tests.chaos.stage import Stage, build_clock_library, small_disk
+from tests.chaos.small_disk import small_disk
+from tests.chaos.stage import Stage, build_clock_library
 from tests.chaos.table import Result, write_table
 from tests.servers import Server, postgres_server, short_folder, valkey_server
 
 SEED = 20261126
 NUM_JOBS = 100  # of the long runs on both databases together; more when the cases need more
-SMALL_DISK_BYTES = 32 * 2**20
 SHORT = [
     Case("mid_step", "kill_trainer", 20),
     Case("mid_checkpoint_write", "kill_both", 2),
@@ -32,7 +32,7 @@ def make_stage(open_service: Callable, archive: bytes, tmp_path: Path) -> Iterat
     """Makes a stage whose servers are its own; they end with the test."""
     with ExitStack() as opened:
 
-        def make(*, has_postgres: bool, has_api: bool) -> Stage:
+        def make(*, has_postgres: bool, has_api: bool, has_small_disks: bool) -> Stage:
             broker = _own(opened, valkey_server(opened.enter_context(short_folder())))
             database, place = None, {}
             if has_postgres:
@@ -46,9 +46,13 @@ def make_stage(open_service: Callable, archive: bytes, tmp_path: Path) -> Iterat
                 max_runs_per_job=100,  # a job may be hit again and again
                 **place,
             )
-            opened.callback(service.stop)
             stage = Stage(service, archive, broker, database, has_api)
             stage.clock_library = build_clock_library(tmp_path) if has_postgres else None
+            if has_small_disks:
+                folders = (service.settings.runs_location, Path(service.settings.artifacts_location))
+                disks = [opened.enter_context(small_disk(folder)) for folder in folders]
+                stage.disks = [disk for disk in disks if disk is not None]
+            opened.callback(service.stop)
             stage.start()
             return stage
 
@@ -63,7 +67,7 @@ def _own(opened: ExitStack, server: Server) -> Server:
 
 
 def test_jobs_survive_the_deaths_of_trainers_and_workers(make_stage: Callable[..., Stage]) -> None:
-    stage = make_stage(has_postgres=False, has_api=False)
+    stage = make_stage(has_postgres=False, has_api=False, has_small_disks=False)
     _act(stage, SHORT, num_jobs=0)
 
 
@@ -71,9 +75,10 @@ def test_jobs_survive_the_deaths_of_trainers_and_workers(make_stage: Callable[..
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_jobs_survive_everything(make_stage: Callable[..., Stage], database: str) -> None:
-    cases = make_cases(has_postgres=database == "postgresql", seed=SEED)
+    has_postgres = database == "postgresql"
+    stage = make_stage(has_postgres=has_postgres, has_api=True, has_small_disks=True)
+    cases = make_cases(has_postgres=has_postgres, has_small_disks=bool(stage.disks), seed=SEED)
     cases = cases[: int(os.environ.get("CHAOS_CASES", len(cases)))]  # the first of them, for a shorter look
-    stage = make_stage(has_postgres=database == "postgresql", has_api=True)
     results = _act(stage, cases, num_jobs=NUM_JOBS // 2)
     write_table(
         Path(os.environ.get("CHAOS_TABLES", ".chaos")) / f"{database}.md", database, results, len(stage.job_ids), SEED
@@ -84,19 +89,16 @@ def _act(stage: Stage, cases: list[Case], *, num_jobs: int) -> list[Result]:
     """Each case upon jobs of its own, after one job that is left in peace; all of them must end as that one did."""
     stage.submit("reference")
     stage.wait_for_ends()
-    results = []
-    with small_disk(stage.service.settings.runs_location, SMALL_DISK_BYTES) as has_small_disk:
-        faults = Faults(stage, has_small_disk=has_small_disk, seed=SEED)
-        for number, case in enumerate(cases):
-            started_at = time.monotonic()
-            job_id = faults.do(case, number)
-            results.append(Result(case, job_id, time.monotonic() - started_at))
-            print(f"{number + 1}/{len(cases)}: {case.action} at {case.point}, {results[-1].seconds:.1f} s", flush=True)
-        for number in range(len(stage.job_ids), num_jobs):
-            stage.submit(f"more-{number}")
-        stage.wait_for_ends()
-        stage.service.wait_for_no_run_folder()
-        assert broken_invariants(stage, stage.job_ids["reference"]) == []
+    faults, results = Faults(stage, seed=SEED), []
+    for number, case in enumerate(cases):
+        started_at = time.monotonic()
+        results.append(Result(case, job_id=faults.do(case), seconds=time.monotonic() - started_at))
+        print(f"{number + 1}/{len(cases)}: {case.action} at {case.point}, {results[-1].seconds:.1f} s", flush=True)
+    while len(stage.job_ids) < num_jobs:
+        stage.submit(stage.new_key())
+    stage.wait_for_ends()
+    stage.wait_for_no_run_folder()
+    assert broken_invariants(stage, stage.job_ids["reference"]) == []
     for result in results:
         result.num_runs = stage.job(result.job_id).fence
     return results

@@ -129,9 +129,9 @@ class Service:
         assert point in get_args(FaultPoint)
         (self._faults / point).write_text(content)
 
-    def wait_held(self, point: FaultPoint) -> psutil.Process:
+    def wait_held(self, point: FaultPoint, seconds: float = WAIT_SECONDS) -> psutil.Process:
         """The living process that is held at the armed point."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + seconds
         while not (held := list(self._faults.glob(f"{point}.*"))):
             if time.monotonic() > deadline:
                 pytest.fail(f"Nothing came to {point}:\n{self.logs()}")
