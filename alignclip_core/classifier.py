@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +111,11 @@ class Classifier:
         """Whether "none of these" is the better answer for an image; never, where the model has no threshold."""
         threshold = None if self.calibration is None else self.calibration.reject_below
         return probabilities.amax(dim=1) < (0.0 if threshold is None else threshold)
+
+
+def can_reject(calibration: Calibration | None, labels: Collection[str], own_labels: Collection[str]) -> bool:
+    """Whether the threshold says anything: it was fitted, and among these labels."""
+    return calibration is not None and calibration.reject_below is not None and set(labels) == set(own_labels)
 
 
 def predictions(

@@ -7,6 +7,7 @@ and waits until that is gone: meanwhile the tests kill it, stop it or take away 
 
     after_claim              the job is claimed, nothing else is done                        (worker)
     mid_step                 gradients are there, the weights have not moved                 (trainer)
+                             or: a batch of images has its answers, others have none         (classifier)
     mid_checkpoint_write     weights are written aside, not yet synced or renamed            (trainer)
     after_rename_before_row  a checkpoint is in the artifact store, no row names it          (worker)
     after_training           the model is complete in the run directory                      (worker)

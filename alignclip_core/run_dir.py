@@ -12,6 +12,13 @@ docs/run_directory.md is the contract in words. The service writes `inputs/`, th
             model/                            weights and manifest that serve, complete when it exists
             error.json                        TrainerError, written by a trainer that failed
             trainer.log                       its stdout and stderr
+
+A classification of a dataset has the same files but for these:
+
+    RUN_DIR/inputs/classification.json        the ClassificationConfig, in place of config.json
+            inputs/model/                     the tuned model that is asked; absent for a base model
+            results.jsonl                     a line an image, complete when it has its name
+            result.json                       counts of them and their hash, written last
 """
 
 from __future__ import annotations
@@ -40,7 +47,7 @@ MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FORMAT_VERSION = 1
 
-RecordKind = Literal["phase", "train", "evaluation", "checkpoint", "event"]
+RecordKind = Literal["phase", "train", "evaluation", "classify", "checkpoint", "event"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +55,12 @@ class Record:
     """One line of metrics.jsonl: what a trainer says while it works.
 
     kind        values
-    phase       {"phase": "loading" | "evaluating_zero_shot" | "training" | "evaluating" | "saving"}
+    phase       {"phase": "loading" | "evaluating_zero_shot" | "training" | "evaluating" | "classifying" | "saving"}
     train       {"loss", "smoothing_loss", "layer_alignment_loss", "similarity_alignment_loss", "accuracy",
                  "learning_rate", "images_per_second", "bma_weight"}
     evaluation  {"raw": Evaluation, "bma" | "swad" | "interpolated": Evaluation} on source validation; "zero_shot" alone
                  at step 0
+    classify    {"images_per_second"}; the step is the number of images that have their line
     checkpoint  {"folder": "step-000500"}; the folder is complete
     event       {"level": "info" | "warn" | "error", "message": str}
     """
@@ -60,6 +68,22 @@ class Record:
     step: int
     kind: RecordKind
     values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """What a model is asked of a dataset: content of classification.json.
+
+    The labels are those of inputs/similarity.safetensors.
+    """
+
+    base_model: str
+    top_k: int = 5  # labels of each image that are told
+    max_image_bytes: int = 32 * 2**20  # an image over these limits gets an error in its line
+    max_image_pixels: int = 50_000_000
+    runtime: Literal["auto", "torch", "openvino"] = "auto"  # as the API serves
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +160,14 @@ class RunDir:
         return self.inputs / "config.json"
 
     @property
+    def classification_file(self) -> Path:
+        return self.inputs / "classification.json"
+
+    @property
+    def asked_model(self) -> Path:
+        return self.inputs / "model"
+
+    @property
     def similarity_file(self) -> Path:
         return self.inputs / "similarity.safetensors"
 
@@ -165,6 +197,14 @@ class RunDir:
         return self.path / "model"
 
     @property
+    def results_file(self) -> Path:
+        return self.path / "results.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
     def error_file(self) -> Path:
         return self.path / "error.json"
 
@@ -174,18 +214,21 @@ class RunDir:
 
     def read_config(self) -> FinetuneConfig:
         """Raises `ConfigInvalid` when the file is missing or a value cannot be used."""
-        if not self.config_file.is_file():
-            raise ConfigInvalid(f"{self.config_file} is missing; it holds the fields of FinetuneConfig as JSON.")
-        try:
-            values = json.loads(self.config_file.read_text())
-        except ValueError as error:
-            raise ConfigInvalid(f"{self.config_file} is no JSON: {error}.") from error
-        if not isinstance(values, dict):
-            raise ConfigInvalid(f"{self.config_file} must hold an object with the fields of FinetuneConfig.")
-        return FinetuneConfig.from_json(values)
+        return FinetuneConfig.from_json(_read_fields(self.config_file, FinetuneConfig))
 
     def write_config(self, config: FinetuneConfig) -> None:
         write_file(self.config_file, json.dumps(config.to_json(), indent=2).encode())
+
+    def read_classification(self) -> ClassificationConfig:
+        """Raises `ConfigInvalid` when the file is missing or has other fields."""
+        values = _read_fields(self.classification_file, ClassificationConfig)
+        try:
+            return ClassificationConfig(**values)
+        except TypeError as error:
+            raise ConfigInvalid(f"{self.classification_file} does not fit: {error}.") from error
+
+    def write_classification(self, config: ClassificationConfig) -> None:
+        write_file(self.classification_file, json.dumps(asdict(config), indent=2).encode())
 
     def append_record(self, record: Record) -> None:
         """One whole line in one write, so that a reader never sees half a record followed by another."""
@@ -239,6 +282,27 @@ class RunDir:
         """The finished model's manifest; None while there is no finished model."""
         manifest = self.model / MANIFEST_FILE
         return json.loads(manifest.read_text()) if manifest.is_file() else None
+
+    def read_result(self) -> dict[str, Any] | None:
+        """What a classification counted and the hash of its answers; None while it is not complete."""
+        return json.loads(self.result_file.read_text()) if self.result_file.is_file() else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what was asked for is there: a model, or the answers of one."""
+        return self.read_manifest() is not None or self.read_result() is not None
+
+
+def _read_fields(file: Path, fields_of: type) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigInvalid(f"{file} is missing; it holds the fields of {fields_of.__name__} as JSON.")
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise ConfigInvalid(f"{file} is no JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ConfigInvalid(f"{file} must hold an object with the fields of {fields_of.__name__}.")
+    return values
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ import torch
 from anyio import to_thread
 from torch import Tensor
 
-from alignclip_core.classifier import Classifier, check_labels, predictions
+from alignclip_core.classifier import Classifier, can_reject, check_labels, predictions
 from alignclip_core.errors import LabelsInvalid
 from alignclip_core.method.losses import class_logits
 from alignclip_core.prompts import readable_name
@@ -67,7 +67,7 @@ def _answer(resources: Resources, question: Question, features: Tensor, request:
     else:
         scores = _scores(class_logits(features, embeddings, classifier.logit_scale), request.score_function)
     rejected: list[bool | None] = [None] * len(request.images)
-    if calibration is not None and calibration.reject_below is not None and set(labels) == set(model.own_labels or ()):
+    if can_reject(calibration, labels, model.own_labels or ()):
         rejected = classifier.rejected(scores).tolist()
     top_k = request.top_k or (DEFAULT_TOP_K if request.labels is None else None)
     data = [

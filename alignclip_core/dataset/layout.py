@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from alignclip_core.dataset.samples import SPLIT_WORDS, DatasetLayout, Sample, SplitName
+from alignclip_core.dataset.samples import SPLIT_WORDS, DatasetLayout, Sample, SplitName, layout_of
 from alignclip_core.errors import DatasetInvalid
 
 __all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIX", "DatasetLayout", "Sample", "list_folder", "read_layout"]
@@ -35,13 +35,20 @@ def read_layout(relative_paths: Iterable[str], *, min_classes: int = 2) -> Datas
     A folder that holds all the rest is stripped; hidden files and `__MACOSX` are ignored. Where the upper folders are
     called train, val and test, they are splits rather than domains. Raises `DatasetInvalid` for no images, images
     beside folders, mixed depths, a class without images and fewer than `min_classes` classes.
+
+    Where no class is needed (`min_classes` 0), folders that name none are no fault: the images then have the class "".
     """
     folders, images, ignored = _sort_paths(relative_paths)
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DatasetInvalid(f"The dataset holds no image ({suffixes}); {EXPECTED}.")
     num_stripped = _num_common_folders(list(images.values()))
-    depth = _class_depth(images, num_stripped)
+    try:
+        depth = _class_depth(images, num_stripped)
+    except DatasetInvalid:
+        if min_classes > 0:
+            raise
+        return layout_of([Sample(path, "") for path in images], min_classes=0, ignored=ignored)
     splits = _split_folders(images, num_stripped) if depth == 2 else {}
     samples = tuple(
         Sample(
@@ -58,7 +65,8 @@ def read_layout(relative_paths: Iterable[str], *, min_classes: int = 2) -> Datas
         samples=samples,
         ignored=tuple(sorted(ignored)),
     )
-    _check_empty_classes(folders, layout, num_stripped, depth)
+    if min_classes > 0:
+        _check_empty_classes(folders, layout, num_stripped, depth)
     if len(layout.class_names) < min_classes:
         raise DatasetInvalid(
             f"The dataset has one class only, {layout.class_names[0]!r}; at least {min_classes} class folders "

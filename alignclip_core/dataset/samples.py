@@ -43,7 +43,7 @@ class Sample:
     """One labelled image."""
 
     path: str  # relative to its dataset's folder, with "/"
-    class_name: str  # folder name, or the label that a manifest gives
+    class_name: str  # folder name, or the label that a manifest gives; "" where nothing names one
     domain: str = ""  # folder name; "" where the dataset has no domains
     source: Literal["dataset", "validation"] = "dataset"  # the folder below RUN_DIR/inputs that holds it
     split: SplitName = ""  # "" where the dataset leaves the split to us

@@ -63,6 +63,22 @@ def test_one_class_only_is_named():
         read_layout(["top/cat/1.jpg", "top/cat/2.jpg"])
 
 
+@pytest.mark.parametrize("paths", [["1.jpg", "b/2.jpg"], ["1.jpg"], ["a/b/c/1.jpg", "a/d/c/2.jpg", "e/f/g/3.jpg"]])
+def test_folders_that_name_no_class_are_no_fault_where_none_is_needed(paths):
+    layout = read_layout([*paths, "notes.txt"], min_classes=0)
+    assert layout.samples == tuple(Sample(path, "") for path in paths)
+    assert layout.ignored == ("notes.txt",)
+    with pytest.raises(DatasetInvalid):
+        read_layout(paths, min_classes=1)
+    with pytest.raises(DatasetInvalid, match="no image"):
+        read_layout(["notes.txt"], min_classes=0)
+
+
+def test_classes_that_are_named_count_also_where_none_is_needed():
+    layout = read_layout(["cat/1.jpg", "dog/"], min_classes=0)
+    assert layout.samples == (Sample("cat/1.jpg", "cat"),)
+
+
 def test_one_class_suffices_where_the_caller_says_so():
     assert read_layout(["cat/1.jpg"], min_classes=1).class_names == ("cat",)
 
