@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,8 +18,9 @@ from alignclip_core.ranks import Ranks
 class Gradients:
     """Adds up the gradients of a global batch, of which this rank has a share, micro batch by micro batch.
 
-    The losses are means over the batch, so a micro batch counts by its size. Where memory runs out, the micro batch is
-    halved and the share begun again: no weight has changed by then.
+    The losses are means over the batch, so a micro batch counts by its size. Where memory runs out on any rank, all
+    halve their micro batch and begin their share again: no weight has changed by then. The ranks exchange nothing
+    before all have gone through their share, or one that fails would leave the others waiting for its gradients.
     """
 
     def __init__(
@@ -39,11 +39,12 @@ class Gradients:
             )
         self._batch_size = config.global_batch_size
         self._ranks, self._scaler, self._autocast = ranks, scaler, autocast
-        self._module = ranks.wrap(algorithm)
+        self._algorithm = algorithm
         self._parameters = [parameter for parameter in algorithm.parameters() if parameter.requires_grad]
+        ranks.share_from_first(parameter.detach() for parameter in self._parameters)
         self._asked = config.micro_batch_size
         self._is_whole = algorithm.needs_whole_batch
-        share = len(ranks.share(config.global_batch_size))
+        share = -(-config.global_batch_size // ranks.num_ranks)  # the largest: the number is the same on all ranks
         self.micro_batch_size = share if config.micro_batch_size == "auto" else min(config.micro_batch_size, share)
         if self._is_whole and self.micro_batch_size < config.global_batch_size:
             raise ConfigInvalid(
@@ -66,21 +67,19 @@ class Gradients:
     def probe(self, image_shape: tuple[int, ...], device: torch.device) -> None:
         """Find a micro batch that fits beside the optimizer's state, which doesn't exist before the first step.
 
-        All ranks take the lowest of theirs. Leaves no gradient. Raises `OutOfMemory`.
+        Leaves no gradient. Raises `OutOfMemory`.
         """
 
         def attempt() -> None:
             optimizer_state = [torch.empty_like(parameter) for parameter in self._parameters for _ in range(2)]
             size = self.micro_batch_size
             images = torch.zeros(size, *image_shape, device=device)
-            with self._without_sync():
-                zeros = torch.zeros(size, dtype=torch.int64, device=device)
-                self._backward(images, zeros, zeros)
+            zeros = torch.zeros(size, dtype=torch.int64, device=device)
+            self._backward(images, zeros, zeros)
             del optimizer_state
 
         self._until_it_fits(attempt)
         self._drop()
-        self.micro_batch_size = self._ranks.lowest(self.micro_batch_size)
 
     def add(self, images: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         """Add the gradients of a batch, of which these are this rank's images, to the parameters' own.
@@ -88,38 +87,31 @@ class Gradients:
         Returns, on the images' device, of the whole batch: total loss, smoothing loss, layer alignment, similarity
         alignment, number of right answers. Raises `OutOfMemory`.
         """
-        values: list[Tensor] = []
+        values = torch.zeros(5, device=images.device)
 
         def attempt() -> None:
-            values[:] = [torch.zeros(5, device=images.device)]
-            parts = (values.split(self.micro_batch_size) for values in (images, labels, domains))
-            pieces = list(zip(*parts, strict=True))
-            for number, piece in enumerate(pieces, 1):
-                with contextlib.nullcontext() if number == len(pieces) else self._without_sync():
-                    values[0] += self._backward(*piece)
+            values.zero_()
+            parts = (each.split(self.micro_batch_size) for each in (images, labels, domains))
+            for piece in zip(*parts, strict=True):
+                values.add_(self._backward(*piece))
 
-        if self._ranks.num_ranks == 1:
-            self._until_it_fits(attempt)
-        else:
-            self._or_out_of_memory(attempt)
-        return self._ranks.sum(values[0])
+        self._until_it_fits(attempt)
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                self._ranks.sum(parameter.grad)
+        return self._ranks.sum(values)
 
     def _backward(self, images: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         weight = len(images) / self._batch_size
         with self._autocast():
-            output: StepOutput = self._module(images, labels, domains)
-        # The gradients are averaged over the ranks; the mean over the batch wants their sum.
-        self._scaler.scale(output.losses.total * (weight * self._ranks.num_ranks)).backward()
+            output: StepOutput = self._algorithm(images, labels, domains)
+        self._scaler.scale(output.losses.total * weight).backward()
         losses = output.losses
         means = [losses.total, losses.smoothing, losses.layer_alignment, losses.similarity_alignment]
         return torch.stack([mean.detach().float() * weight for mean in means] + [output.num_correct.float()])
 
-    def _without_sync(self) -> AbstractContextManager[Any]:
-        no_sync = getattr(self._module, "no_sync", contextlib.nullcontext)
-        return no_sync()
-
     def _until_it_fits(self, attempt: Callable[[], None]) -> None:
-        while not _fits(attempt):
+        while self._ranks.any(not _fits(attempt)):
             self._drop()
             if self._is_whole:
                 raise OutOfMemory(
@@ -137,15 +129,6 @@ class Gradients:
             self.events.append(
                 f"Memory ran out; going on with {self.micro_batch_size} images at a time. The batch of "
                 f"{self._batch_size} images stays."
-            )
-
-    def _or_out_of_memory(self, attempt: Callable[[], None]) -> None:
-        """The other ranks wait in the middle of their backward pass, so this one cannot begin again."""
-        if not _fits(attempt):
-            raise OutOfMemory(
-                f"Memory ran out on rank {self._ranks.rank} with {self.micro_batch_size} images at a time. A "
-                f"micro_batch_size of {max(1, self.micro_batch_size // 2)} would do.",
-                param="micro_batch_size",
             )
 
     def _drop(self) -> None:

@@ -64,7 +64,7 @@ def random_crop(
     left, top, width, height = crop_box(pixels.shape[2], pixels.shape[1], scale, random)
     # On the tensor rather than a picture: 1.3 to 1.9 times as fast, and within one level of Pillow's own.
     part = pixels[:, top : top + height, left : left + width]
-    (resized,) = interpolate(part[None], (size, size), mode=interpolation.value, antialias=True)
+    resized: Tensor = interpolate(part[None], (size, size), mode=interpolation.value, antialias=True)[0]
     return resized.flip(-1) if horizontal_flip and random.random() < 0.5 else resized
 
 

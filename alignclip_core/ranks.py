@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from alignclip_core.errors import ConfigInvalid
 
@@ -31,12 +31,11 @@ class Ranks:
         """The places of 0..total-1 that are this rank's: one after another, as evenly as it goes."""
         return range(self.rank * total // self.num_ranks, (self.rank + 1) * total // self.num_ranks)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, its gradients averaged over the ranks in every backward pass outside `no_sync()`."""
-        if self.num_ranks == 1:
-            return module
-        # Buffers need no broadcast: nothing changes them.
-        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    def share_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give all ranks the first one's values, in place."""
+        if self.num_ranks > 1:
+            for values in tensors:
+                dist.broadcast(values, src=0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
@@ -47,13 +46,6 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank; all ranks get the same answer."""
         return bool(self.sum(torch.tensor(float(flag))))
-
-    def lowest(self, number: int) -> int:
-        """The lowest number of all ranks."""
-        value = torch.tensor(number)
-        if self.num_ranks > 1:
-            dist.all_reduce(value, op=dist.ReduceOp.MIN)
-        return int(value)
 
     def gather_rows(self, rows: Tensor, total: int) -> Tensor:
         """All `total` rows, of which each rank brings its `share`."""

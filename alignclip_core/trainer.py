@@ -231,8 +231,8 @@ class Trainer:
         return {**self._tower.weights(), **self._algorithm.learned_parameters}
 
     def _find_micro_batch_size(self) -> None:
-        """Before the first step here: where memory may be short, and where a rank that runs out stops all others."""
-        if self._device.type == "cuda" and (self.config.micro_batch_size == "auto" or self._ranks.num_ranks > 1):
+        """Before the first step here, where memory may be short."""
+        if self._device.type == "cuda" and self.config.micro_batch_size == "auto":
             size = self.encoder.preprocess.image_size
             self._gradients.probe((3, size, size), self._device)
 

@@ -24,7 +24,7 @@ class StepOutput(NamedTuple):
 
 
 class Algorithm(nn.Module):
-    """Image tower and losses in one module, so that one `forward` is all that a wrapper (DDP) has to see.
+    """Image tower and losses in one module.
 
     A child implements `forward(images, labels, domains)`, and puts what it learns beside the tower into `learned`:
     under "classes" what takes the place of the class embeddings, also in the finished model.

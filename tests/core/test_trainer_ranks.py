@@ -1,5 +1,6 @@
 """Several processes train one model: the same numbers as one, one set of files, and one end for all."""
 
+import json
 import os
 import queue
 import signal
@@ -22,7 +23,7 @@ from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunDir
 from alignclip_core.train import train
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 ROOT = Path(__file__).parents[2]
 WIDTH = 48  # of the tiny model
 # Seven images: one process gets three of them and the other four. Micro batches of two do not fit evenly into either.
@@ -30,6 +31,7 @@ SHORT = {"num_steps": 4, "global_batch_size": 7, "micro_batch_size": 2, "averagi
 TORCHRUN = (
     "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"
 )  # fmt: skip
+SAME_WEIGHTS = ("disturbed_in_step_three", "smaller_from_step_three")
 LONG = {"num_steps": 60, "global_batch_size": 4, "evaluate_every_steps": 1000, "checkpoint_every_steps": 30}
 
 
@@ -141,66 +143,49 @@ def test_what_ended_another_rank_is_what_the_run_says(make_run, start):
     assert from_second[0].name in error.message
 
 
-DIVERGING = """
-import math, os, sys
-from pathlib import Path
-import torch
-from alignclip_core.base_models import find_base_model
-from alignclip_core.dataset.layout import list_folder, read_layout
-from alignclip_core.dataset.splits import split_dataset
-from alignclip_core.encoder import build_image_encoder
-from alignclip_core.errors import TrainingDiverged
-from alignclip_core.images import DEFAULT_LIMITS
-from alignclip_core.ranks import join_ranks
-from alignclip_core.run_dir import RunDir
-from alignclip_core.trainer import Trainer
-from alignclip_core.training_run import read_similarity
-
-torch.set_num_threads(1)
-rank = int(os.environ["RANK"])
-run_dir = RunDir(Path(sys.argv[1]))
-config = run_dir.read_config()
-base_model = find_base_model(config.base_model, Path(sys.argv[2]))
-ranks = join_ranks(rank, 2, rank, sys.argv[3])
-split = split_dataset(read_layout(list_folder(run_dir.dataset)), config)
-similarity = read_similarity(run_dir, config, base_model)
-trainer = Trainer(build_image_encoder(base_model), config, similarity, split, inputs=run_dir.inputs,
-                  limits=DEFAULT_LIMITS, ranks=ranks)
-calls = []
-
-def spoil(module, inputs):
-    calls.append(1)
-    if rank == 1 and len(calls) == 3:  # the first of two micro batches of step 2, on one rank
-        inputs[0].fill_(math.nan)
-
-trainer._algorithm.register_forward_pre_hook(spoil)
-try:
-    for record in trainer.fit():
-        pass
-except TrainingDiverged as error:
-    print(error.message)
-sys.stdout.flush()
-os._exit(0)
-"""
-
-
-def test_every_rank_names_the_step_that_was_not_finite_on_one(make_run, tiny_base_model, tmp_path):
-    run_dir = make_run(global_batch_size=8, micro_batch_size=2, evaluate_every_steps=1000)
-    script = tmp_path / "diverging.py"
-    script.write_text(DIVERGING)
-    arguments = [str(run_dir.path), str(tiny_base_model.folder.parent), (tmp_path / "meeting").as_uri()]
+@pytest.fixture(scope="module")
+def two_ranks(write_run, tiny_base_model, tmp_path_factory) -> list[dict]:
+    """What two_ranks.py says of each of its scenes, on either rank; a batch of eight, all four of a rank at once."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    run_dir = write_run(folder / "run", num_steps=4, global_batch_size=8, evaluate_every_steps=1000)
+    arguments = [str(run_dir.path), str(tiny_base_model.folder.parent), (folder / "meeting").as_uri()]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), *arguments],
+            [sys.executable, str(Path(__file__).with_name("two_ranks.py")), *arguments],
             env=os.environ | {"RANK": str(rank), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    for process in processes:
-        output, _ = process.communicate(timeout=WAIT_SECONDS)
-        assert "Not finite after step 2 of 8: the loss" in output
+    try:
+        return [json.loads(process.communicate(timeout=WAIT_SECONDS)[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_when_one_rank_runs_out_of_memory_all_go_on_with_smaller_micro_batches(two_ranks):
+    for rank in two_ranks:
+        (event,) = rank["disturbed_in_step_three"]["events"]
+        assert event == [3, "Memory ran out; going on with 2 images at a time. The batch of 8 images stays."]
+    # The half step that failed left no trace, and both ranks have the same weights to the bit.
+    weights = {rank[scene]["weights"] for rank in two_ranks for scene in SAME_WEIGHTS}
+    assert len(weights) == 1
+
+
+def test_ranks_probe_to_one_micro_batch(two_ranks):
+    assert [rank["probed"] for rank in two_ranks] == [2, 2]
+
+
+def test_when_one_rank_has_no_memory_for_an_image_all_say_so(two_ranks):
+    for rank in two_ranks:
+        assert rank["room_for_none"].startswith("out_of_memory: Memory ran out on the device even with one image")
+
+
+def test_every_rank_names_the_step_that_was_not_finite_on_one(two_ranks):
+    for rank in two_ranks:
+        assert "Not finite after step 2 of 4: the loss" in rank["not_finite_in_step_two"]
 
 
 def test_shares_cover_the_batch_once_and_evenly():
