@@ -4,10 +4,11 @@
     explain MODEL IMAGE --label TEXT --output DIR
     interpolate FOLDER --alpha A --output DIR
     evaluate MODEL DATASET [--class-names FILE] --output FILE
-    report MODEL DATASET [--given JSON] --output FILE
+    report MODEL DATASET [--manifest NAME] [--validation DATASET] [--given JSON] --output FILE
     convert FILE --architecture NAME --output DIR [--quick-gelu | --no-quick-gelu] [--normalisation N]
 
-MODEL is a finished model's folder or a base model's id. Exit code 1 with one line on stderr for what is foreseen.
+MODEL is a finished model's folder or a base model's id. `report` tells on stdout how far it is. Exit code 1 with one
+line on stderr for what is foreseen.
 """
 
 from __future__ import annotations
@@ -58,7 +59,14 @@ def _run(options: argparse.Namespace) -> None:
         write_file(options.output, json.dumps(found).encode())
     elif options.command == "report":
         model = open_model(options.model, options.models_dir)
-        found = report_folder(model, options.dataset, json.loads(options.given))
+        found = report_folder(
+            model,
+            options.dataset,
+            json.loads(options.given),
+            manifest=options.manifest,
+            validation=options.validation,
+            on_progress=_tell,
+        )
         write_file(options.output, json.dumps(found).encode())
     elif options.command == "interpolate":
         base_model = find_base_model(read_manifest(options.model)["base_model"], options.models_dir)
@@ -71,6 +79,11 @@ def _run(options: argparse.Namespace) -> None:
             quick_gelu=options.quick_gelu,
             normalisation=options.normalisation,
         )
+
+
+def _tell(what: str, num_done: int, num_images: int) -> None:
+    """How far the report is, a line of JSON for who started this process."""
+    print(json.dumps([what, num_done, num_images]), flush=True)  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", parents=[shared])
     report.add_argument("model")
     report.add_argument("dataset", type=Path)
+    report.add_argument("--manifest", help="the file of the folder that lists its images")
+    report.add_argument("--validation", type=Path, help="the validation set that a job would get beside it")
     report.add_argument("--given", default="{}", help="JSON: fields of the config that a job would get")
     convert = commands.add_parser("convert", parents=[shared])
     convert.add_argument("file", type=Path)

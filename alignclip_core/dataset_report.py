@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.findings import Finding
 from alignclip_core.dataset.fingerprint import fingerprint
 from alignclip_core.dataset.listing import read_folder
-from alignclip_core.dataset.looks import look_at_images
+from alignclip_core.dataset.looks import Folder, OnProgress, look_at_dataset, look_at_validation, shuffled
 from alignclip_core.dataset.report import count_images, find_faults, sizes_of
 from alignclip_core.dataset.samples import DatasetLayout, Sample
 from alignclip_core.dataset.splits import resolve_class_names, split_dataset
@@ -35,7 +36,6 @@ from alignclip_core.prompts import embed_classes
 BATCH_SIZE = 32
 DECIMALS = 4  # of a similarity
 MAX_COMPARED = 1000  # images that the base model looks at
-COMPARING_SECONDS = 15.0  # that it may take for them
 
 ImageFeatures = Callable[[Sequence[Image.Image]], Tensor]  # RGB pictures -> features of unit length [images, dim]
 
@@ -55,22 +55,28 @@ def report_dataset(
     config: FinetuneConfig,
     judge: Judge,
     *,
+    validation: Folder | None = None,
     max_images: int | None = None,
+    max_seconds: float = math.inf,
     limits: ImageLimits = DEFAULT_LIMITS,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """The report as JSON. `root` holds the images, at least those that `checked_samples` names.
 
-    The split is the one that a job of this config would make. Raises `DatasetInvalid` when no job could.
+    The split is the one that a job of this config would make, with the `validation` set that it would be given. What is
+    seen in `max_seconds` of decoding, and as many of comparing, is reported. Raises `DatasetInvalid` when no job could
+    be made.
     """
-    split = split_dataset(layout, config)
-    samples = checked_samples(layout, max_images)
-    looks, bad = look_at_images(root, samples, limits, on_progress)
-    good = {look.path for look in looks}
-    readable = [sample for sample in samples if sample.path in good]
+    split = split_dataset(layout, config, validation[1] if validation else None)
+    until = time.monotonic() + max_seconds
+    own, own_bad = look_at_dataset(root, layout, max_images, limits, partial(on_progress, "decoding"), until)
+    given, given_bad = look_at_validation(validation, max_images, limits, on_progress, until)
+    looks, bad = [*own, *given], [*own_bad, *given_bad]
+    good = {look.path for look in own}
+    readable = [sample for sample in layout.samples if sample.path in good]
     display_names = list(config.class_names.values())
     cosine = class_similarity(judge.class_embeddings)
-    compared, features = _compare(root, readable, judge, limits)
+    compared, features = _compare(root, readable, judge, limits, partial(on_progress, "comparing"), max_seconds)
     findings = [
         *find_faults(layout, split, config, looks, bad),
         *find_alike_names(display_names, cosine),
@@ -78,9 +84,9 @@ def report_dataset(
     ]
     whole = len(readable) == len(layout.samples)
     return {
-        "fingerprint": fingerprint(readable, {look.path: look.sha256 for look in looks}) if whole else None,
+        "fingerprint": fingerprint(readable, {look.path: look.sha256 for look in own}) if whole else None,
         **count_images(layout, split, config.class_names),
-        "num_checked": len(samples),
+        "num_checked": len(own) + len(own_bad),
         "num_compared": len(compared),
         "sizes": sizes_of(looks),
         "findings": [finding.to_json() for finding in sorted(findings, key=lambda each: each.severity)],
@@ -112,16 +118,23 @@ def report_folder(
     model: FinishedModel,
     folder: Path,
     given: Mapping[str, Any],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    manifest: str | None = None,
+    validation: Path | None = None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """The report on a folder of our own; `given`: fields of the config that a job would get, class names among them."""
+    """The report on a folder of our own; `given`: fields of the config that a job would get, class names among them.
+
+    `manifest`: the file of the folder that lists its images, where none that lies there does it by its name.
+    """
     fields = dict(given)
     try:
-        layout = read_folder(folder)
+        layout = read_folder(folder, manifest=manifest)
+        held_out = (validation, read_folder(validation, min_classes=1)) if validation else None
         names = resolve_class_names(layout, fields.pop("class_names", None))
         config = make_config(model.base_model, class_names=names, given=fields)
         judge = make_judge(model, config)
-        return report_dataset(folder, layout, config, judge, on_progress=on_progress)
+        return report_dataset(folder, layout, config, judge, validation=held_out, on_progress=on_progress)
     except DatasetInvalid as error:
         return refused_report(error)
 
@@ -136,27 +149,25 @@ def make_judge(model: FinishedModel, config: FinetuneConfig) -> Judge:
     )
 
 
-def checked_samples(layout: DatasetLayout, max_images: int | None) -> Sequence[Sample]:
-    """The images whose pixels are looked at: all, or evenly spaced ones, so that every class keeps its share."""
-    total = len(layout.samples)
-    if max_images is None or total <= max_images:
-        return layout.samples
-    return [layout.samples[place * total // max_images] for place in range(max_images)]
-
-
 def _compare(
-    root: Path, samples: Sequence[Sample], judge: Judge, limits: ImageLimits
+    root: Path,
+    samples: Sequence[Sample],
+    judge: Judge,
+    limits: ImageLimits,
+    on_progress: Callable[[int, int], None],
+    max_seconds: float,
 ) -> tuple[Sequence[Sample], Tensor]:
     """Image features of as many images as the base model may look at, in an order that favours no class."""
-    ordered = sorted(samples, key=lambda sample: hashlib.sha256(sample.path.encode(errors="surrogateescape")).digest())
-    until = time.monotonic() + COMPARING_SECONDS
+    ordered = shuffled(samples)[:MAX_COMPARED]
+    until = time.monotonic() + max_seconds
     features: list[Tensor] = []
-    for start in range(0, min(len(ordered), MAX_COMPARED), BATCH_SIZE):
-        if time.monotonic() > until:
-            break
-        batch = ordered[start : min(start + BATCH_SIZE, MAX_COMPARED)]
+    for start in range(0, len(ordered), BATCH_SIZE):
+        batch = ordered[start : start + BATCH_SIZE]
         pictures = [decode_image(read_sample(root, sample, limits), limits) for sample in batch]
         features.append(judge.image_features(pictures).float().cpu())
+        on_progress(start + len(batch), len(ordered))
+        if time.monotonic() > until:
+            break
     num_compared = sum(len(each) for each in features)
     return ordered[:num_compared], torch.cat(features) if features else torch.zeros(0, judge.class_embeddings.shape[1])
 

@@ -76,6 +76,11 @@ def open_dataset(
     if reference.startswith(FILE_ID_PREFIX):
         file = get_file(session, owner, reference, param=param)
         return Dataset(reference=reference, param=param, artifact_uri=file.artifact_uri, name=file.filename)
+    return locate_dataset(reference, settings, param=param)
+
+
+def locate_dataset(reference: str, settings: Settings, *, param: str = "training_file") -> Dataset:
+    """Where a path or URL leads, when the settings open it. Raises `DatasetRejected`."""
     with _naming(param):
         if "://" in reference and not reference.startswith(("file://", TORCHVISION)):
             return _open_url(reference, settings, param)

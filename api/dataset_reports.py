@@ -9,16 +9,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignclip_core.config import FinetuneConfig, make_config
-from alignclip_core.dataset.looks import checked_samples
+from alignclip_core.dataset.looks import Folder, checked_samples
 from alignclip_core.dataset.reading import read_dataset
-from alignclip_core.dataset.samples import DatasetLayout
 from alignclip_core.dataset.splits import resolve_class_names
 from alignclip_core.dataset_report import Judge, refused_report, report_dataset
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
-from alignclip_store.datasets import Dataset, open_dataset, open_files
+from alignclip_store.datasets import open_dataset, open_files
 from alignclip_store.errors import DatasetRejected, FileNotFound
 from alignclip_store.objects import SourceUnreachable
 from alignclip_store.reports import create_report
@@ -30,6 +29,7 @@ from api.resources import Resources
 from api.schemas import Name, RequestBody, Template, resolve_templates
 
 BUSY_SECONDS = 5  # after which a client may ask again
+SPLIT_FIELDS = {"validation_fraction", "test_fraction", "num_shots", "seed", "skip_bad_images"}
 
 
 class DatasetRequest(RequestBody):
@@ -39,11 +39,14 @@ class DatasetRequest(RequestBody):
 
     dataset: str = Field(min_length=1, description="A file id, or a path or URL that the operator opened.")
     model: str = Field(min_length=1, description="The base model that judges names and labels.")
+    validation_file: str | None = Field(None, min_length=1, description="As in a job.")
     class_names: list[Name] | dict[str, Name] | None = Field(None, description="As in a job.")
     templates: list[Template] | Template | None = Field(None, description="As in a job.")
     unseen_classes: list[str] | None = Field(None, description="As in a job.")
     test_domains: list[str] | None = Field(None, description="As in a job.")
     validation_fraction: float | None = Field(None, description="As in a job.")
+    test_fraction: float | None = Field(None, description="As in a job.")
+    num_shots: int | None = Field(None, ge=1, description="As in a job.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="As in a job.")
     skip_bad_images: bool | None = Field(None, description="As in a job: broken images are then no fatal fault.")
 
@@ -88,7 +91,7 @@ class DatasetAnswer(BaseModel):
     reference: str
     fingerprint: str | None = Field(description="Of all images and their labels; null where not all were looked at.")
     num_images: int
-    num_checked: int = Field(description="Images that were decoded: all, or an even sample of a large dataset.")
+    num_checked: int = Field(description="Images that were decoded: all, or a sample that favours no class.")
     num_compared: int = Field(description="Images that the base model looked at, to doubt their labels.")
     classes: list[ClassCount]
     domains: list[NamedCount]
@@ -121,43 +124,57 @@ def make_report(resources: Resources, caller: Caller, request: DatasetRequest) -
 def _look(resources: Resources, owner: str, request: DatasetRequest) -> dict[str, Any]:
     """The report. References that lead nowhere are refused as in a job; faults of the dataset are findings."""
     base_model = resources.models.base_model(request.model)
-    settings = resources.settings
-    with reading(resources.engine) as session:
-        try:
-            dataset = open_dataset(session, owner, request.dataset, settings, param="dataset")
-        except FileNotFound as error:
-            raise DatasetRejected(error.message, param="dataset") from error
-    given = request.model_dump(include={"validation_fraction", "seed", "skip_bad_images"})
+    given = request.model_dump(include=SPLIT_FIELDS)
     given |= {name: tuple(value) for name in ("unseen_classes", "test_domains") if (value := getattr(request, name))}
     given["templates"] = resolve_templates(request.templates)
     try:
         with TemporaryDirectory(dir=resources.uploads_folder, prefix=".report-") as folder:
-            layout = _fetch(resources, dataset, Path(folder) / "dataset")
-            names = resolve_class_names(layout, request.class_names)
+            dataset = _fetch(resources, owner, request.dataset, Path(folder) / "dataset", param="dataset")
+            validation = None
+            if request.validation_file is not None:
+                target = Path(folder) / "validation"
+                validation = _fetch(resources, owner, request.validation_file, target, param="validation_file")
+            names = resolve_class_names(dataset[1], request.class_names)
             config = make_config(base_model, class_names=names, given=given)
             return report_dataset(
-                Path(folder) / "dataset",
-                layout,
+                *dataset,
                 config,
                 _judge(resources, config),
-                max_images=settings.max_report_images,
-                limits=limits_of(settings),
+                validation=validation,
+                max_images=resources.settings.max_report_images,
+                max_seconds=resources.settings.max_report_seconds,
+                limits=limits_of(resources.settings),
             )
     except DatasetInvalid as error:
         if error.param is not None:  # a field of the request does not fit the dataset
             raise
         return refused_report(error)
-    except SourceUnreachable as error:
-        raise DatasetRejected(str(error), param="dataset") from error
 
 
-def _fetch(resources: Resources, dataset: Dataset, target: Path) -> DatasetLayout:
-    """The layout; at `target` the files of the images that are looked at."""
-    with open_files(dataset, resources.artifacts, resources.settings) as files:
-        layout = read_dataset(files, manifest=dataset.manifest)
-        samples = checked_samples(layout, resources.settings.max_report_images)
-        files.fetch(target, only={sample.place.location if sample.place else sample.path for sample in samples})
-        return layout
+def _fetch(resources: Resources, owner: str, reference: str, target: Path, *, param: str) -> Folder:
+    """The layout, and at `target` the files of the images that are looked at.
+
+    Raises `DatasetRejected`, naming the field, and `DatasetInvalid`.
+    """
+    settings = resources.settings
+    try:
+        with reading(resources.engine) as session:
+            dataset = open_dataset(session, owner, reference, settings, param=param)
+        with open_files(dataset, resources.artifacts, settings) as files:
+            layout = read_dataset(files, manifest=dataset.manifest, min_classes=2 if param == "dataset" else 1)
+            samples = checked_samples(layout, settings.max_report_images)
+            names = {sample.place.location if sample.place else sample.path for sample in samples}
+            num_bytes = sum(files.sizes[name] for name in names)
+            if num_bytes > settings.max_report_bytes:
+                raise DatasetRejected(
+                    f"A report on this dataset would fetch {num_bytes:,} bytes; at most {settings.max_report_bytes:,} "
+                    "are fetched. Make it in a terminal where the data lies: alignclip dataset check PATH_OR_URL",
+                    param=param,
+                )
+            files.fetch(target, only=names)
+            return target, layout
+    except (FileNotFound, SourceUnreachable) as error:
+        raise DatasetRejected(str(error), param=param) from error
 
 
 def _judge(resources: Resources, config: FinetuneConfig) -> Judge:

@@ -103,6 +103,9 @@ class ServiceClient:
         page = self._send("GET", f"/fine_tuning/jobs/{quote(job_id, safe='')}/metrics", params=params)
         return page["data"]  # type: ignore[no-any-return]
 
+    def report_on_dataset(self, body: Mapping[str, Any]) -> Json:
+        return self._send("POST", "/datasets", json=body)
+
     def list_models(self) -> list[Json]:
         return self._send("GET", "/models")["data"]  # type: ignore[no-any-return]
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from alignclip_store.dataset_files import open_container, with_shards
-from alignclip_store.datasets import dataset_limits
+from alignclip_store.datasets import FILE_ID_PREFIX
+from cli.client import connect
 from cli.console import err, out
-from cli.environment import load_settings
-from cli.errors import CliError
+from cli.dataset_source import folder_of
 from cli.finished import run_core
 
 app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
@@ -32,26 +33,63 @@ def dataset() -> None:
 
 @app.command()
 def check(
-    dataset: Annotated[Path, typer.Argument(help="A folder, or a zip, tar or Parquet file.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="REF", help="A folder, a packed file, a manifest, a URL, or a service's file id.")
+    ],
     model: Annotated[str, typer.Option(help="The base model that judges names and labels.")] = "starter",
+    validation: Annotated[str | None, typer.Option(metavar="REF", help="The validation_file that a job gets.")] = None,
     test_domain: Annotated[list[str] | None, typer.Option(help="As in a job; may be given several times.")] = None,
     unseen_class: Annotated[list[str] | None, typer.Option(help="As in a job; may be given several times.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(min=0, max=0.9, help="As in a job.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="num_shots, as in a job.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, as in a job.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
     """Count, decode and compare all images. Exit code 1 when a job on this dataset would fail."""
     given = {"test_domains": test_domain or [], "unseen_classes": unseen_class or [], "seed": seed}
-    with _folder_of(dataset) as folder, TemporaryDirectory() as aside:
-        file = Path(aside) / "report.json"
-        with err.status(f"Looking at {escape(str(dataset))}"):
-            run_core("report", model, str(folder.absolute()), "--given", json.dumps(given), output=file)
-        report = json.loads(file.read_text())
+    given |= {"test_fraction": test_fraction} if test_fraction is not None else {}
+    given |= {"num_shots": shots} if shots is not None else {}
+    if dataset.startswith(FILE_ID_PREFIX) and not Path(dataset).exists():
+        held_out = {"validation_file": validation} if validation else {}
+        with connect() as client:
+            report = client.report_on_dataset({"dataset": dataset, "model": model, **held_out, **given})
+    else:
+        report = _look(dataset, model, validation, given)
     if as_json:
         out.print_json(data=report)
     else:
         show_report(report)
     if any(finding["severity"] == "fatal" for finding in report["findings"]):
         raise typer.Exit(1)
+
+
+def _look(reference: str, model: str, validation: str | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The report, made on this machine with bars that tell how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with ExitStack() as stack:
+        file = Path(stack.enter_context(TemporaryDirectory())) / "report.json"
+        bars = _Bars(stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=err)))
+        found = stack.enter_context(folder_of(reference, partial(bars.show, f"fetching {reference}")))
+        words = [model, str(found.folder.absolute()), "--given", json.dumps(given)]
+        words += ["--manifest", found.manifest] if found.manifest else []
+        if validation is not None:
+            held_out = stack.enter_context(folder_of(validation, partial(bars.show, f"fetching {validation}")))
+            words += ["--validation", str(held_out.folder.absolute())]
+        run_core("report", *words, output=file, on_line=lambda line: bars.show(*json.loads(line)))
+        return json.loads(file.read_text())  # type: ignore[no-any-return]
+
+
+class _Bars:
+    """One bar for each thing that is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, what: str, num_done: int, num_all: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(escape(what), total=num_all)
+        self._progress.update(self._tasks[what], completed=num_done, total=num_all)
 
 
 def show_report(report: Mapping[str, Any]) -> None:
@@ -78,20 +116,3 @@ def _class_table(classes: list[Mapping[str, Any]]) -> Table:
     for each in classes:
         table.add_row(escape(each["name"]), escape(each["display_name"]), f"{each['num_images']:,}")
     return table
-
-
-@contextmanager
-def _folder_of(dataset: Path) -> Iterator[Path]:
-    """The dataset's folder; a packed one is unpacked while the block runs."""
-    if dataset.is_dir():
-        yield dataset
-        return
-    if not dataset.is_file():
-        raise CliError(f"There is nothing at {str(dataset)!r}; name a folder, or a zip, tar or Parquet file.")
-    limits = dataset_limits(load_settings())
-    with (
-        TemporaryDirectory() as aside,
-        dataset.open("rb") as file,
-        with_shards(open_container(dataset.name, file, limits), limits) as files,
-    ):
-        yield files.fetch(Path(aside) / "dataset")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -97,12 +98,19 @@ def convert(
     out.print(f"Base model: {folder}", markup=False)
 
 
-def run_core(command: str, *arguments: str, output: Path) -> None:
-    """Run a command of the core in a process of its own, which says on stderr what is wrong. Ends this one if it is."""
+def run_core(command: str, *arguments: str, output: Path, on_line: Callable[[str], None] | None = None) -> None:
+    """Run a command of the core in a process of its own, which says on stderr what is wrong. Ends this one if it is.
+
+    `on_line` hears what it says on stdout.
+    """
     models_dir = load_settings().models_location.absolute()
     given = [command, *arguments, "--models-dir", str(models_dir), "--output", str(output.absolute())]
-    done = subprocess.run([sys.executable, "-P", "-m", "alignclip_core.commands", *given], check=False)
-    if done.returncode != 0:
+    started = [sys.executable, "-P", "-m", "alignclip_core.commands", *given]
+    with subprocess.Popen(started, stdout=subprocess.PIPE if on_line else None, text=True) as process:
+        for line in process.stdout or ():
+            assert on_line is not None
+            on_line(line)
+    if process.returncode != 0:
         raise typer.Exit(1)
 
 

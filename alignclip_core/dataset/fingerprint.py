@@ -13,6 +13,9 @@ from alignclip_core.dataset.splits import Split
 
 FORMAT_VERSION = 1
 COLUMNS = ("source", "path", "class_name", "domain", "part")
+UNUSED = "unused"
+PARTS = ("train", "validation", "test_images", "test_domains", "unseen_classes", UNUSED)
+VALIDATION = "validation_file"
 
 
 def fingerprint(samples: Iterable[Sample], digests: Mapping[str, str]) -> str:
@@ -55,16 +58,17 @@ def count_parts(split: Split) -> dict[str, int]:
 
 
 def part_of_each(split: Split) -> dict[str, str]:
-    """The part that each of the dataset's own images takes, by its path."""
-    return {
-        sample.path: part
-        for sample, part in zip(split.samples, _parts(split), strict=True)
-        if sample.source == "dataset"
-    }
+    """The part that each image takes, by its `name_of`."""
+    return {name_of(sample): part for sample, part in zip(split.samples, _parts(split), strict=True)}
+
+
+def name_of(sample: Sample) -> str:
+    """What tells an image from those of the other dataset: its path, of a validation set below that one's field."""
+    return sample.path if sample.source == "dataset" else f"{VALIDATION}/{sample.path}"
 
 
 def _parts(split: Split) -> list[str]:
-    parts = ["unused"] * len(split.samples)
+    parts = [UNUSED] * len(split.samples)
     for group in split.groups:
         for index in group.indices:
             # of the trained domains only unseen classes are left: what validates is named below

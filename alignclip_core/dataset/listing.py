@@ -48,10 +48,12 @@ def read_staged(folder: Path, *, without: Collection[str] = (), min_classes: int
     return read_folder(folder, without=without, min_classes=min_classes)
 
 
-def read_folder(folder: Path, *, without: Collection[str] = (), min_classes: int = 2) -> DatasetLayout:
+def read_folder(
+    folder: Path, *, manifest: str | None = None, without: Collection[str] = (), min_classes: int = 2
+) -> DatasetLayout:
     """The dataset in a folder of our own, whatever form it has, but for the images in `without`."""
     files = LocalFiles(folder, list_folder(folder))
-    layout = read_dataset(files, min_classes=min_classes)
+    layout = read_dataset(files, manifest=manifest, min_classes=min_classes)
     if not without:
         return layout
     if is_plain(layout, files):

@@ -14,7 +14,7 @@ from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import BadImage
 from alignclip_core.dataset.duplicates import exact_duplicates, near_duplicates
 from alignclip_core.dataset.findings import Finding
-from alignclip_core.dataset.fingerprint import count_parts, part_of_each
+from alignclip_core.dataset.fingerprint import PARTS, UNUSED, count_parts, name_of, part_of_each
 from alignclip_core.dataset.looks import ImageLook
 from alignclip_core.dataset.samples import DatasetLayout
 from alignclip_core.dataset.splits import Split
@@ -62,7 +62,7 @@ def find_faults(
     parts = part_of_each(split)
     return [
         *_unreadable(bad, config),
-        *_exact(looks, layout, parts),
+        *_exact(looks, split, parts),
         *_near(looks, parts),
         *_class_sizes(layout, config),
         *_absent_in_domains(layout, config),
@@ -83,8 +83,8 @@ def _unreadable(bad: Sequence[BadImage], config: FinetuneConfig) -> Iterable[Fin
         )
 
 
-def _exact(looks: Sequence[ImageLook], layout: DatasetLayout, parts: Mapping[str, str]) -> Iterable[Finding]:
-    class_of = {sample.path: sample.class_name for sample in layout.samples}
+def _exact(looks: Sequence[ImageLook], split: Split, parts: Mapping[str, str]) -> Iterable[Finding]:
+    class_of = {name_of(sample): sample.class_name for sample in split.samples}
     groups = exact_duplicates(looks)
     contradicting = [group for group in groups if len({class_of[path] for path in group}) > 1]
     if contradicting:
@@ -96,7 +96,7 @@ def _exact(looks: Sequence[ImageLook], layout: DatasetLayout, parts: Mapping[str
             paths=[path for group in contradicting for path in group],
         )
     yield from _leaks(groups, parts, "duplicate_across_splits", "the same bytes")
-    within = [group for group in groups if group not in contradicting and len({parts[path] for path in group}) == 1]
+    within = [group for group in groups if group not in contradicting and len(_used_parts(group, parts)) < 2]
     if within:
         yield Finding(
             code="duplicate",
@@ -110,7 +110,7 @@ def _exact(looks: Sequence[ImageLook], layout: DatasetLayout, parts: Mapping[str
 def _near(looks: Sequence[ImageLook], parts: Mapping[str, str]) -> Iterable[Finding]:
     pairs = near_duplicates(looks)
     yield from _leaks(pairs, parts, "near_duplicate_across_splits", "almost the same picture")
-    within = [pair for pair in pairs if parts[pair[0]] == parts[pair[1]]]
+    within = [pair for pair in pairs if len(_used_parts(pair, parts)) < 2]
     if within:
         yield Finding(
             code="near_duplicate",
@@ -122,17 +122,23 @@ def _near(looks: Sequence[ImageLook], parts: Mapping[str, str]) -> Iterable[Find
 
 
 def _leaks(groups: Sequence[Sequence[str]], parts: Mapping[str, str], code: str, what: str) -> Iterable[Finding]:
-    """Groups of which one image trains and another is measured on."""
-    leaking = [group for group in groups if "train" in (found := {parts[path] for path in group}) and len(found) > 1]
+    """Groups with images in several parts of the split, of which each should be new to the others."""
+    leaking = [group for group in groups if len(_used_parts(group, parts)) > 1]
     if leaking:
-        into = sorted({parts[path] for group in leaking for path in group} - {"train"})
+        between = Counter(" and ".join(_used_parts(group, parts)) for group in leaking)
+        shown = ", ".join(f"{number} in {names}" for names, number in sorted(between.items()))
         yield Finding(
             code=code,
             severity="warning",
-            message=f"{_times(len(leaking), 'image')} with {what} both in train and in {', '.join(into)}.",
-            hint="The accuracy measured there is too good; remove the copies.",
+            message=f"{_times(len(leaking), 'image')} with {what} in several parts of the split: {shown}.",
+            hint="What is measured there is too good, or chosen by images that are to test it; remove the copies.",
             paths=[path for group in leaking for path in group],
         )
+
+
+def _used_parts(group: Sequence[str], parts: Mapping[str, str]) -> list[str]:
+    """The parts that images of the group take, in their order; those that take none do no harm."""
+    return sorted({parts[path] for path in group} - {UNUSED}, key=PARTS.index)
 
 
 def _class_sizes(layout: DatasetLayout, config: FinetuneConfig) -> Iterable[Finding]:

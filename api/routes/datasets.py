@@ -19,7 +19,9 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 def report_on_dataset(body: DatasetRequest, caller: CallerDep, resources: ResourcesDep) -> DatasetAnswer:
     """Counts, sizes, broken images, copies, doubtful labels and names that are too alike; the answer is the report.
 
-    It takes as long as decoding the images does. One is made at a time; others are asked to come again (429).
+    It takes as long as fetching and decoding the images does, within the service's limits: `num_checked` and
+    `num_compared` tell what was looked at, and a dataset of too many bytes is refused. One is made at a time; others
+    are asked to come again (429).
     """
     return DatasetAnswer.of(make_report(resources, caller, body))
 

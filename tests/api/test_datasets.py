@@ -66,10 +66,32 @@ def test_faults_are_found_and_a_job_with_a_fatal_one_is_refused_in_the_same_word
     assert refused.json()["error"]["message"] == codes(report)["invalid_dataset"]["message"]
 
 
+def test_copies_between_a_dataset_and_its_validation_file_are_named(looking, ask, pictures, make_archive):
+    validation = make_archive({"top/cat/9.png": pictures["cat/0.png"]})
+    made = ask(make_archive(pictures), validation_file=looking.upload(validation), test_fraction=0.2).json()
+    assert {part["name"]: part["num_images"] for part in made["splits"]} == {
+        "test_images": 3,
+        "train": 12,
+        "validation": 1,
+    }
+    assert codes(made)["duplicate_across_splits"]["paths"] == ["cat/0.png", "validation_file/top/cat/9.png"]
+
+
+def test_a_dataset_of_too_many_bytes_is_refused_with_what_to_do_instead(start_service, archive):
+    service = start_service(max_report_bytes=1000)
+    refused = service.http.post(DATASETS, json={"dataset": service.upload(archive), "model": "tiny"})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "dataset_rejected", "dataset")
+    assert "at most 1,000 are fetched" in error["message"]
+    assert "alignclip dataset check PATH_OR_URL" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"model": "nowhere"}, "model"),
+        ({"validation_file": "file-nowhere"}, "validation_file"),
+        ({"test_fraction": 2}, "test_fraction"),
         ({"dataset": "file-nowhere"}, "dataset"),
         ({"dataset": "/etc"}, "dataset"),
         ({"test_domains": ["sketch"]}, "test_domains"),

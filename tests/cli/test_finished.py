@@ -130,22 +130,3 @@ def test_service_refuses_to_mix_a_base_model(alignclip, tmp_path):
     assert "base model" in refused.stderr
     refused = alignclip("interpolate", "starter", "--alpha", "0.5", "--output", tmp_path / "x")
     assert "no folder 'starter'" in refused.stderr
-
-
-def test_a_dataset_is_checked_without_a_service(run, tmp_path):
-    for name, colour in (("cat", "navy"), ("dog", "olive")):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(6):
-            picture = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-            picture[:20] = Image.new("RGB", (1, 1), colour).getpixel((0, 0))
-            Image.fromarray(picture).save(tmp_path / "data" / name / f"{number}.png")
-    done = run("dataset", "check", tmp_path / "data", "--model", "tiny")
-    assert done.returncode == 0, done.stderr
-    assert "12 images of 2 classes: 10 train, 2 validation." in done.stdout
-    (tmp_path / "data" / "dog" / "broken.png").write_bytes(b"no image")
-    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data")
-    done = run("dataset", "check", archive, "--model", "tiny", "--json")
-    assert done.returncode == 1, done.stderr
-    (fatal,) = [finding for finding in json.loads(done.stdout)["findings"] if finding["severity"] == "fatal"]
-    assert (fatal["code"], fatal["paths"]) == ("image_unreadable", ["dog/broken.png"])
-    assert "nothing at" in run("dataset", "check", tmp_path / "nowhere").stderr

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset import looks
 from alignclip_core.dataset.duplicates import near_duplicates
 from alignclip_core.dataset.fingerprint import part_of_each
 from alignclip_core.dataset.listing import read_folder
-from alignclip_core.dataset.looks import look_at_images
+from alignclip_core.dataset.looks import checked_samples, look_at_images
 from alignclip_core.dataset.splits import split_dataset
-from alignclip_core.dataset_report import Judge, checked_samples, report_dataset, report_folder
+from alignclip_core.dataset_report import Judge, report_dataset, report_folder
 from alignclip_core.finished_model import load_base_model
 from alignclip_core.label_doubts import find_alike_names, find_doubted_labels
 
@@ -54,26 +55,28 @@ JUDGE = Judge(
 )
 
 
-def report(folder, **fields) -> dict:
+def report(folder, validation=None, **fields) -> dict:
     layout = read_folder(folder)
     names = fields.pop("class_names", {name: name for name in layout.class_names})
     config = FinetuneConfig(base_model="m", class_names=names, **fields)
-    return report_dataset(folder, layout, config, JUDGE)
+    held_out = (validation, read_folder(validation, min_classes=1)) if validation else None
+    return report_dataset(folder, layout, config, JUDGE, validation=held_out)
 
 
 def findings(folder, **fields) -> dict:
     return {finding["code"]: finding for finding in report(folder, **fields)["findings"]}
 
 
-def train_and_validation(folder) -> tuple[str, str]:
-    """A path that trains and one that validates, both blue."""
-    layout = read_folder(folder)
-    split = split_dataset(layout, FinetuneConfig(base_model="m", class_names={name: name for name in COLOURS}))
-    parts = part_of_each(split)
-    return tuple(
-        next(path for path, part in parts.items() if part == wanted and path.startswith("blue"))
-        for wanted in ("train", "validation")
-    )
+def one_of_each(folder, *wanted, **fields) -> tuple[str, ...]:
+    """A path of each of these parts of the split, all blue."""
+    names = {name: name for name in COLOURS}
+    split = split_dataset(read_folder(folder), FinetuneConfig(base_model="m", class_names=names, **fields))
+    parts = {path: part for path, part in part_of_each(split).items() if path.startswith("blue")}
+    return tuple(next(path for path, own in parts.items() if own == part) for part in wanted)
+
+
+def train_and_validation(folder) -> tuple[str, ...]:
+    return one_of_each(folder, "train", "validation")
 
 
 def test_a_clean_dataset_is_counted_and_has_no_finding(folder):
@@ -104,7 +107,72 @@ def test_a_copy_that_trains_and_validates_is_a_leak(folder):
     found = findings(folder)
     assert found.keys() == {"duplicate_across_splits"}
     assert found["duplicate_across_splits"]["paths"] == sorted([trains, validates])
-    assert "train and in validation" in found["duplicate_across_splits"]["message"]
+    assert "parts of the split: 1 in train and validation." in found["duplicate_across_splits"]["message"]
+
+
+SPLITS = {
+    "by the seed": {"seed": 5},
+    "by a share": {"seed": 2, "test_fraction": 0.3},
+    "few shots": {"seed": 1, "num_shots": 3, "test_fraction": 0.3},
+}
+
+
+@pytest.mark.parametrize("fields", SPLITS.values(), ids=SPLITS)
+def test_copies_between_any_two_parts_of_the_split_that_a_job_would_make_are_leaks(folder, fields):
+    used = ("train", "validation", "test_images") if "test_fraction" in fields else ("train", "validation")
+    trains, *others = one_of_each(folder, *used, **fields)
+    for number, other in enumerate(others):  # each a copy of another one that takes another part
+        (folder / other).write_bytes((folder / (trains, *others)[number]).read_bytes())
+    found = findings(folder, **fields)
+    (leak,) = [one for code, one in found.items() if code not in ("class_small",)]
+    assert (leak["code"], leak["paths"]) == ("duplicate_across_splits", sorted([trains, *others]))
+    assert f"1 in {' and '.join(used)}." in leak["message"]
+
+
+def test_a_copy_between_the_datasets_own_validation_and_test_images_is_a_leak(tmp_path):
+    for part, first in (("train", 0), ("val", 20), ("test", 40)):
+        for colour in COLOURS:
+            for number in range(first, first + 6):
+                save(tmp_path / part / colour / f"{number}.jpg", picture(colour, number))
+    (tmp_path / "test/red/copy.jpg").write_bytes((tmp_path / "val/red/20.jpg").read_bytes())
+    save(tmp_path / "test/blue/again.jpg", Image.open(tmp_path / "val/blue/21.jpg"), quality=60)
+    found = findings(tmp_path)
+    assert found.keys() == {"duplicate_across_splits", "near_duplicate_across_splits"}
+    assert found["duplicate_across_splits"]["paths"] == ["test/red/copy.jpg", "val/red/20.jpg"]
+    assert "1 in validation and test_images." in found["duplicate_across_splits"]["message"]
+    assert found["near_duplicate_across_splits"]["paths"] == ["test/blue/again.jpg", "val/blue/21.jpg"]
+
+
+def test_a_copy_of_an_image_that_takes_no_part_is_no_leak(folder):
+    trains, unused = one_of_each(folder, "train", "unused", num_shots=3)
+    (folder / unused).write_bytes((folder / trains).read_bytes())
+    assert findings(folder, num_shots=3).keys() == {"duplicate"}
+
+
+def test_a_validation_set_of_its_own_is_looked_at_beside_the_dataset(folder, tmp_path):
+    given = tmp_path / "given"
+    save(given / "red/00.jpg", picture("red", 500))
+    (given / "blue").mkdir()
+    (given / "blue/00.jpg").write_bytes((folder / "blue/03.jpg").read_bytes())
+    (given / "blue/01.jpg").write_bytes(b"no image")
+    made = report(folder, given)
+    assert {part["name"]: part["num_images"] for part in made["splits"]} == {"train": 36, "validation": 3}
+    found = {finding["code"]: finding for finding in made["findings"]}
+    assert found["image_unreadable"]["paths"] == ["validation_file/blue/01.jpg"]
+    assert found["duplicate_across_splits"]["paths"] == ["blue/03.jpg", "validation_file/blue/00.jpg"]
+    assert (made["num_images"], made["num_checked"], len(made["fingerprint"])) == (36, 36, 64)
+
+
+def test_what_was_seen_in_time_is_reported(folder, monkeypatch):
+    monkeypatch.setattr(looks, "CHUNK", 9)
+    layout = read_folder(folder)
+    config = FinetuneConfig(base_model="m", class_names={name: name for name in COLOURS})
+    told = []
+    found = report_dataset(
+        folder, layout, config, JUDGE, max_seconds=0, on_progress=lambda *progress: told.append(progress)
+    )
+    assert (found["num_checked"], found["num_images"], found["fingerprint"]) == (9, 36, None)
+    assert told == [("decoding", 9, 36), ("comparing", 9, 9)]
 
 
 @pytest.mark.parametrize(("size", "quality"), [(96, 40), (48, 90), (160, 90)])
@@ -199,9 +267,9 @@ def test_different_pictures_of_one_kind_are_no_copies(tmp_path):
     for colour in ("red", "blue"):
         for number in range(60):
             save(tmp_path / colour / f"{number}.jpg", picture(colour, number))
-    looks, bad = look_at_images(tmp_path, read_folder(tmp_path).samples)
+    found, bad = look_at_images(tmp_path, read_folder(tmp_path).samples)
     assert not bad
-    assert near_duplicates(looks) == []
+    assert near_duplicates(found) == []
 
 
 def test_a_large_dataset_is_sampled_evenly(folder):
