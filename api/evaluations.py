@@ -122,6 +122,9 @@ class CellAnswer(BaseModel):
     accuracy: float | None = Field(description="Null while its job has not succeeded.")
     num_images: int | None
     zero_shot: float | None = Field(description="Of the base model on the same images.")
+    error: str | None = Field(
+        description="Why its job failed; POST /v1/fine_tuning/jobs/{job_id}/retry tries it again."
+    )
 
 
 class TableAnswer(BaseModel):
@@ -236,7 +239,14 @@ def _stored(cell: Cell, job_id: str) -> dict[str, Any]:
 def _cell_answer(cell: Mapping[str, Any], job: Job) -> CellAnswer:
     accuracy, num_images, zero_shot = _figures(cell, job)
     named = {name: cell[name] for name in ("method", "target", "seed", "job_id", "split")}
-    return CellAnswer(**named, status=job.status, accuracy=accuracy, num_images=num_images, zero_shot=zero_shot)
+    return CellAnswer(
+        **named,
+        status=job.status,
+        accuracy=accuracy,
+        num_images=num_images,
+        zero_shot=zero_shot,
+        error=job.error["message"] if job.error else None,
+    )
 
 
 def _figures(cell: Mapping[str, Any], job: Job) -> tuple[float | None, int | None, float | None]:
