@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import alignclip_core
@@ -29,16 +29,16 @@ PASSED_PREFIXES = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TOR
 
 
 class Trainer:
-    """A trainer process that leads its own session and process group, and dies with the worker.
+    """A trainer process, or a classifier, that leads its own session and process group, and dies with the worker.
 
     Start it from the main thread of a process that lives as long as the run: the kernel's parent-death signal follows
     the thread that forked.
     """
 
-    def __init__(self, run_dir: RunDir, settings: Settings) -> None:
+    def __init__(self, run_dir: RunDir, settings: Settings, command: Sequence[str]) -> None:
         with run_dir.log_file.open("ab") as log_file:
             self._process = subprocess.Popen(
-                trainer_command(run_dir, settings),
+                command,
                 env=trainer_environment(os.environ, settings),
                 cwd=run_dir.path,
                 stdin=subprocess.PIPE,
@@ -91,13 +91,24 @@ class Trainer:
 
 
 def trainer_command(run_dir: RunDir, settings: Settings) -> list[str]:
-    """`python -m alignclip_core.train RUN_DIR ...` with this interpreter; -P keeps the run directory off its path."""
-    command = [sys.executable, "-P", "-m", "alignclip_core.train", str(run_dir.path), "--supervised"]
+    """The process of a fine-tuning job, on all GPUs of the worker."""
+    command = _command("alignclip_core.train", run_dir, settings)
+    if settings.gpus is not None:
+        command += ["--processes", str(len(settings.gpus.split(",")))]
+    return command
+
+
+def classifier_command(run_dir: RunDir, settings: Settings) -> list[str]:
+    """The process of a classification; it takes the first GPU alone."""
+    return _command("alignclip_core.classify_dataset", run_dir, settings)
+
+
+def _command(module: str, run_dir: RunDir, settings: Settings) -> list[str]:
+    """`python -m <module> RUN_DIR ...` with this interpreter; -P keeps the run directory off its path."""
+    command = [sys.executable, "-P", "-m", module, str(run_dir.path), "--supervised"]
     command += ["--models-dir", str(settings.models_location)]
     if settings.threads is not None:
         command += ["--threads", str(settings.threads)]
-    if settings.gpus is not None:
-        command += ["--processes", str(len(settings.gpus.split(",")))]
     return command
 
 

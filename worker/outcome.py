@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignclip_store.runs import NewModel
+from alignclip_store.runs import NewModel, NewResultFile
 
 StopReason = Literal["cancelled", "paused", "shutdown", "deadline", "lost"]
 """Why a run should end before its trainer: a client's wish, a worker's shutdown, its time is up, its lease is gone."""
@@ -30,7 +30,7 @@ class Outcome:
     """What the job's row is told.
 
     kind        what happens to the job
-    succeeded   it is finished, with a model
+    succeeded   it is finished, with a model or a file of answers
     failed      it is finished, with an error; another run would fail the same way
     cancelled   it is finished, as its client wished
     paused      it waits, as its client wished, and goes on from its last checkpoint when it is resumed
@@ -41,8 +41,9 @@ class Outcome:
 
     kind: OutcomeKind
     error: dict[str, Any] | None = None  # code, message, param
-    result: Mapping[str, Any] | None = None  # of a success: the evaluations before and after
-    model: NewModel | None = None  # of a success
+    result: Mapping[str, Any] | None = None  # of a success: the evaluations before and after, or counts of answers
+    model: NewModel | None = None  # of a fine-tuning that succeeded
+    result_file: NewResultFile | None = None  # of a classification that did
 
     @classmethod
     def failed(cls, code: str, message: str, param: str | None = None) -> Outcome:
@@ -72,7 +73,7 @@ STOPPED: dict[StopReason, Outcome] = {
     "deadline": Outcome.failed(
         "deadline_exceeded",
         "The run took longer than this service allows (ALIGNCLIP_MAX_RUN_SECONDS). Its last checkpoint is kept: retry "
-        "the job and it goes on from there, or create one with fewer num_steps.",
+        "the job and it goes on from there, or ask for less: fewer num_steps, or a smaller dataset.",
     ),
     "lost": Outcome(kind="lost"),
 }

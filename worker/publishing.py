@@ -1,9 +1,10 @@
-"""A finished model's way from the run directory to the artifact store."""
+"""The way of a finished model, or of a classification's answers, from the run directory to the artifact store."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import structlog
 
 from alignclip_core.errors import ArtifactCorrupt
 from alignclip_core.run_dir import WEIGHTS_FILE, ClassSimilarity, RunDir
-from alignclip_store.retention import model_key
-from alignclip_store.runs import NewModel
+from alignclip_store.retention import model_key, result_file_key
+from alignclip_store.runs import NewModel, NewResultFile
 from worker.current_run import CurrentRun
 from worker.outcome import Outcome
 from worker.storage import folder_bytes, storage
@@ -30,9 +31,25 @@ def publish_model(run: CurrentRun) -> Outcome:
     """
     manifest = check_model(run.run_dir)
     run.record_phase("publishing")
-    uri = _put(run, run.run_dir.model, model_key(run.read_job(), run.claim.fence))
+    key = model_key(run.read_job(), run.claim.fence)
+    uri = _put(lambda: run.artifacts.put_folder(run.run_dir.model, key))
     model = NewModel(artifact_uri=uri, manifest=manifest, num_bytes=folder_bytes(run.run_dir.model))
     return Outcome(kind="succeeded", result=manifest.get("result"), model=model)
+
+
+def publish_answers(run: CurrentRun) -> Outcome:
+    """Check and store the file of answers; the same of a classification.
+
+    Raises `ArtifactCorrupt` when the file does not fit its hash, `OSError` when the store takes none.
+    """
+    result, file = run.run_dir.read_result(), run.run_dir.results_file
+    if result is None or not file.is_file() or file_sha256(file) != result["sha256"]:
+        raise ArtifactCorrupt(f"{file.name} does not fit the hash in the result; classify the dataset again.")
+    run.record_phase("publishing")
+    key = result_file_key(run.claim.job_id, run.claim.fence)
+    uri = _put(lambda: run.artifacts.put_file(file, key))
+    stored = NewResultFile(artifact_uri=uri, num_bytes=file.stat().st_size, sha256=result["sha256"])
+    return Outcome(kind="succeeded", result=result, result_file=stored)
 
 
 def check_model(run_dir: RunDir) -> dict[str, Any]:
@@ -54,15 +71,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _put(run: CurrentRun, folder: Path, key: str) -> str:
+def _put(put: Callable[[], str]) -> str:
     wait_seconds = TRY_AGAIN_SECONDS
     for _ in range(NUM_TRIES - 1):
         try:
             with storage():
-                return run.artifacts.put_folder(folder, key)
+                return put()
         except OSError as error:
-            log.warning("model_not_stored", error=repr(error))
+            log.warning("product_not_stored", error=repr(error))
         time.sleep(wait_seconds)
         wait_seconds *= 2
     with storage():
-        return run.artifacts.put_folder(folder, key)
+        return put()

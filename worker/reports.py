@@ -13,7 +13,7 @@ from alignclip_store import runs
 from worker.current_run import CurrentRun
 from worker.uploads import Uploads
 
-NUMBERS = ("train", "evaluation")  # kinds of records that become rows of metrics
+NUMBERS = ("train", "evaluation", "classify")  # kinds of records that become rows of metrics
 
 
 class Reports:

@@ -51,7 +51,7 @@ def stage(run: CurrentRun) -> int | None:
     split = checked.split
     run.record_event("info", f"{len(split.samples):,} images are good: {len(split.train):,} of them train.")
     run.raise_if_stopped()
-    return _fetch_checkpoint(run)
+    return fetch_checkpoint(run)
 
 
 def fetch_similarity(run: CurrentRun) -> None:
@@ -65,18 +65,18 @@ def fetch_similarity(run: CurrentRun) -> None:
 
 
 def _fetch_files(run: CurrentRun, job: Job) -> None:
-    _fetch_dataset(run, job, job.training_file, run.run_dir.dataset, param="training_file")
+    fetch_dataset(run, job, job.training_file, run.run_dir.dataset, param="training_file", min_classes=2)
     if job.validation_file is not None:
-        _fetch_dataset(run, job, job.validation_file, run.run_dir.validation, param="validation_file")
+        fetch_dataset(run, job, job.validation_file, run.run_dir.validation, param="validation_file", min_classes=1)
 
 
-def _fetch_dataset(run: CurrentRun, job: Job, reference: str, target: Path, *, param: str) -> None:
+def fetch_dataset(run: CurrentRun, job: Job, reference: str, target: Path, *, param: str, min_classes: int) -> None:
+    """Put what the reference leads to at `target`; `param` is the field that named it."""
     dataset = run.write(lambda session: open_dataset(session, job.owner, reference, run.settings, param=param))
     with storage():
-        min_classes = 2 if param == "training_file" else 1
         is_streamed = stage_dataset(run, dataset, target, min_classes=min_classes, on_file=_FetchProgress(run))
     if is_streamed:
-        run.record_event("info", "The dataset is larger than the cache: its images are fetched while it trains.")
+        run.record_event("info", "The dataset is larger than the cache: its images are fetched while they are needed.")
 
 
 def _record_dataset(run: CurrentRun, checked: CheckedDataset) -> None:
@@ -113,7 +113,7 @@ class _FetchProgress:
         self._num_files += 1
 
 
-def _fetch_checkpoint(run: CurrentRun) -> int | None:
+def fetch_checkpoint(run: CurrentRun) -> int | None:
     """The step of the newest checkpoint whose files are there; rows without files are forgotten, and said so."""
     while True:
         checkpoint = run.write(lambda session: latest_checkpoint(session, run.claim))
@@ -126,7 +126,7 @@ def _fetch_checkpoint(run: CurrentRun) -> int | None:
             log.warning("checkpoint_missing", step=checkpoint.step, error=error.message)
             _forget(run, checkpoint)
             continue
-        run.record_event("info", f"Training goes on from the checkpoint of step {checkpoint.step}.")
+        run.record_event("info", f"The job goes on from the checkpoint of step {checkpoint.step}.")
         return checkpoint.step
 
 

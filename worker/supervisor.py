@@ -90,7 +90,7 @@ def judge(exit_code: int, run_dir: RunDir, reason: StopReason | None) -> Outcome
     """What a trainer's end means for its job; `reason` is why it was stopped, if it was."""
     if reason in ("lost", "cancelled"):
         return STOPPED[reason]
-    if exit_code == EXIT_DONE and run_dir.read_manifest() is not None:
+    if exit_code == EXIT_DONE and run_dir.is_complete:
         return Outcome(kind="succeeded")
     error = run_dir.read_error()
     if error is not None and error.code == DISK_FULL:  # another machine may have the space
@@ -107,11 +107,11 @@ def judge(exit_code: int, run_dir: RunDir, reason: StopReason | None) -> Outcome
         return Outcome.given_up(
             "trainer_killed",
             f"The trainer was killed by signal {-exit_code} and could not say why; most often memory ran out: "
-            "try a smaller global_batch_size, or give the worker more memory.",
+            "give the worker more memory, or train with a smaller global_batch_size.",
         )
     return Outcome.given_up(
         "trainer_crashed",
-        f"The trainer ended with exit code {exit_code}, without a model and without saying why. Its last words: "
+        f"The trainer ended with exit code {exit_code}, without a result and without saying why. Its last words: "
         f"{_log_tail(run_dir)} (the whole log is at the job's /logs).",
     )
 

@@ -17,12 +17,11 @@ from alignclip_store.runs import Claim
 from worker.adoption import adopt_finished_model
 from worker.current_run import AWAY_ERRORS, CurrentRun, Workplace
 from worker.gpus import memory_not_returned, read_gpus
+from worker.kinds import WORK
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import DATABASE_AWAY, DISK_FULL, PASSING_CODES, STOPPED, STORAGE_FAILED, Outcome, RunStopped
-from worker.publishing import publish_model
 from worker.run_folders import held_folder
-from worker.staging import stage
 from worker.supervisor import Supervisor
 from worker.uploads import Uploads
 
@@ -131,21 +130,28 @@ def conclude(run: CurrentRun, outcome: Outcome) -> None:
         kind = outcome.kind
         run.write(
             lambda session: runs.finish(
-                session, claim, kind, error=outcome.error, result=outcome.result, model=outcome.model
+                session,
+                claim,
+                kind,
+                error=outcome.error,
+                result=outcome.result,
+                model=outcome.model,
+                result_file=outcome.result_file,
             )
         )
 
 
 def _stage_train_publish(run: CurrentRun) -> Outcome:
+    work = WORK[run.read_job().kind]
     if adopt_finished_model(run):
-        return publish_model(run)
-    resumed_step = stage(run)
+        return work.publish(run)
+    resumed_step = work.stage(run)
     run.raise_if_stopped()
     run.write(lambda session: runs.start_training(session, run.claim))
     uploads = Uploads(run, stored_step=resumed_step)
     gpus = read_gpus()
     try:
-        trainer = Trainer(run.run_dir, run.settings)
+        trainer = Trainer(run.run_dir, run.settings, work.command(run.run_dir, run.settings))
         outcome = Supervisor(run, trainer, uploads).supervise()
     finally:
         uploads.finish()
@@ -154,7 +160,7 @@ def _stage_train_publish(run: CurrentRun) -> Outcome:
     if outcome.kind != "succeeded":
         return outcome
     faults.reach("after_training")
-    return publish_model(run)
+    return work.publish(run)
 
 
 def _tell_of_gpu_memory(run: CurrentRun, left: Mapping[int, int]) -> None:

@@ -1,5 +1,6 @@
 """A service in pieces that a test starts and kills: real worker and reaper, a tiny random ViT, made pictures."""
 
+import contextlib
 import io
 import json
 import os
@@ -21,18 +22,18 @@ import torch
 from celery import Celery
 from PIL import Image
 from safetensors.torch import save_file
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 
 from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.config import make_config
 from alignclip_core.faults import FAULTS_VARIABLE, FaultPoint
 from alignclip_core.run_dir import ClassSimilarity, RunDir
 from alignclip_store.artifacts import ArtifactStore
-from alignclip_store.database import create_engine, reading, transaction
-from alignclip_store.events import list_events
+from alignclip_store.database import create_engine, database_now, reading, transaction
 from alignclip_store.files import create_file
 from alignclip_store.ids import new_id
-from alignclip_store.jobs import create_job, get_job, list_metrics, list_runs
+from alignclip_store.job_kinds import JobKind
+from alignclip_store.jobs import create_job, get_job, list_metrics
 from alignclip_store.queue import create_queue, wake
 from alignclip_store.runs import WorkerIdentity, claim_next
 from alignclip_store.settings import Settings
@@ -90,9 +91,33 @@ class Service:
             wake(self.queue, job.id)
         return job.id
 
+    def ask(self, archive: bytes, model_id: str = "tiny") -> str:
+        """What a POST of a classification does: the model is asked of every image in the archive."""
+        card = read_card(self.settings.models_location / "tiny", "tiny")
+        similarity = make_similarity(card.templates, card.text_model)
+        with transaction(self.engine) as session:
+            job = create_job(
+                session,
+                OWNER,
+                kind=JobKind.CLASSIFICATION,
+                config={"top_k": 2},
+                request={},
+                training_file=self._put_archive(session, archive),
+                validation_file=None,
+                suffix=None,
+                labels={},
+                similarity_id=self._put_similarity(session, similarity),
+                num_steps=len(zipfile.ZipFile(io.BytesIO(archive)).namelist()),
+                base_model=card.id,
+                model_id=model_id,
+            )
+        wake(self.queue, job.id)
+        return job.id
+
     def job(self, job_id: str) -> Job:
+        kind = JobKind.CLASSIFICATION if job_id.startswith("classify-") else JobKind.FINE_TUNING
         with reading(self.engine) as session:
-            return get_job(session, OWNER, job_id)
+            return get_job(session, OWNER, job_id, kind=kind)
 
     def wait(self, job_id: str, until: Callable[[Job], bool]) -> Job:
         """The job once it is as wished; the logs of all processes when it never is."""
@@ -115,6 +140,11 @@ class Service:
         while left := list(self.settings.runs_location.glob("*")):
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
+
+    def let_lease_lapse(self, job_id: str) -> None:
+        """What time does to the lease of a worker that is dead."""
+        with transaction(self.engine) as session:
+            session.execute(update(Job).where(Job.id == job_id).values(lease_until=database_now(session)))
 
     def start_worker(self, name: str = "worker", **variables: str) -> psutil.Popen:
         command = ["celery", "-A", "worker.main", "worker", "--concurrency", "1", "--hostname", f"{name}@%h"]
@@ -150,12 +180,12 @@ class Service:
     def events(self, job_id: str) -> list[Event]:
         """What happened to the job, oldest first."""
         with reading(self.engine) as session:
-            return list_events(session, OWNER, job_id, limit=1000, newest_first=False)[0]
+            return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.id)))
 
     def runs(self, job_id: str) -> list[Run]:
         """The attempts at the job, oldest first."""
         with reading(self.engine) as session:
-            return list_runs(session, OWNER, job_id)
+            return list(session.scalars(select(Run).where(Run.job_id == job_id).order_by(Run.fence)))
 
     def train_steps(self, job_id: str) -> list[int]:
         """The steps whose training metrics are stored, in order."""
@@ -179,9 +209,10 @@ class Service:
         """Kill every process that is left, and close the database."""
         self.engine.dispose()
         for process in self.processes:
-            if process.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 for each in [*process.children(recursive=True), process]:
-                    each.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
             process.wait()
 
     def _start(self, name: str, arguments: list[str], **variables: str) -> psutil.Popen:
@@ -216,10 +247,21 @@ class Service:
 def is_trainer(process: psutil.Process, job_id: str) -> bool:
     try:
         command = process.cmdline()
-    except psutil.Error:
+    except psutil.Error:  # it ended meanwhile
         return False
-    is_told = "alignclip_core.train" in command and job_id in " ".join(command)
-    return is_told and os.getsid(process.pid) == process.pid  # its loader processes have the same command line
+    is_told = {"alignclip_core.train", "alignclip_core.classify_dataset"} & set(command) and job_id in " ".join(command)
+    try:
+        return is_told and os.getsid(process.pid) == process.pid  # its loader processes have the same command line
+    except ProcessLookupError:
+        return False
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two looks
+        return False
 
 
 def make_similarity(templates: tuple[str, ...], text_model: str) -> ClassSimilarity:
@@ -293,11 +335,15 @@ def pack_files(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture(scope="session")
 def open_service(migrated_sqlite: Path, models_dir: Path, valkey_url: str) -> Callable[..., Service]:
-    """Makes a service in a home, whose leases are short; its opener stops it."""
+    """Makes a service in a home, which wakes and reaps at once; its opener stops it.
+
+    No lease lapses by itself, however long a busy machine holds a process up: `let_lease_lapse` has it do so.
+    """
 
     def make(home: Path, **fields: object) -> Service:
-        short = {"lease_seconds": 4.0, "heartbeat_seconds": 1.0, "reap_seconds": 0.2, "wake_again_seconds": 1.0}
-        given = {"home": home, "models_dir": models_dir, "broker_url": valkey_url, "threads": 1, **short, **fields}
+        times = {"reap_seconds": 0.2, "wake_again_seconds": 1.0, "heartbeat_seconds": 1.0}
+        times |= {"lease_seconds": 200.0, "stop_seconds": 200.0}  # longer than anybody waits
+        given = {"home": home, "models_dir": models_dir, "broker_url": valkey_url, "threads": 1, **times, **fields}
         settings = Settings(**given)
         (home / "faults").mkdir(parents=True, exist_ok=True)
         if settings.database_url is None:
@@ -406,7 +452,7 @@ def is_gone() -> Callable[[psutil.Process], bool]:
 
     def check(process: psutil.Process) -> bool:
         deadline = time.monotonic() + WAIT_SECONDS
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        while is_alive(process):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.05)

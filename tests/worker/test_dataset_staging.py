@@ -96,5 +96,5 @@ def test_a_job_trains_on_shards_in_a_bucket_that_are_larger_than_its_cache(make_
     wake(service.queue, job_id)
     job = service.wait_for_end(job_id)
     assert job.status == "succeeded", service.logs()
-    assert any("fetched while it trains" in event.message for event in service.events(job_id))
+    assert any("fetched while they are needed" in event.message for event in service.events(job_id))
     assert job.dataset["num_images"] == len(pictures)

@@ -7,8 +7,14 @@ import psutil
 import pytest
 
 from alignclip_core.run_dir import RunDir
-from worker import launcher
 from worker.launcher import Trainer, trainer_environment
+
+PROGRAM = """
+import os, subprocess, time
+subprocess.Popen(["sleep", "600"])
+while not os.path.exists("end"):
+    time.sleep(0.02)
+"""
 
 
 def test_the_trainer_sees_no_secret_of_the_service(make_settings):
@@ -23,16 +29,13 @@ def test_the_trainer_sees_no_secret_of_the_service(make_settings):
 
 
 @pytest.mark.parametrize("ends_by_itself", [False, True])
-def test_the_end_of_a_trainer_is_the_end_of_what_it_started(
-    make_settings, tmp_path, monkeypatch, is_gone, ends_by_itself
-):
-    start = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep({})"
-    program = [sys.executable, "-c", start.format(1 if ends_by_itself else 600)]
-    monkeypatch.setattr(launcher, "trainer_command", lambda *_: program)
-    trainer = Trainer(RunDir(tmp_path), make_settings())
+def test_the_end_of_a_trainer_is_the_end_of_what_it_started(make_settings, tmp_path, is_gone, ends_by_itself):
+    trainer = Trainer(RunDir(tmp_path), make_settings(), [sys.executable, "-c", PROGRAM])
     while not (children := psutil.Process(trainer.pid).children()):
         time.sleep(0.02)
-    if not ends_by_itself:
+    if ends_by_itself:
+        (tmp_path / "end").touch()
+    else:
         trainer.kill()
     while trainer.exit_code() is None:
         time.sleep(0.02)
