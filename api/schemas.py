@@ -33,6 +33,12 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_whole_numbers(cls, body: Any) -> Any:
+        """JSON has one type of number: 2.0 is the integer 2."""
+        return {name: _whole(value) for name, value in body.items()} if isinstance(body, Mapping) else body
+
 
 class Supervised(RequestBody):
     """The one kind of training there is, in OpenAI's form."""
@@ -201,6 +207,12 @@ def resolve_templates(given: list[str] | str | None, *, param: str = "templates"
         if template.count("{}") != 1:
             raise RequestInvalid(f"Template {template!r} must hold {{}} exactly once.", param=param)
     return templates
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _nested_hyperparameters(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -90,6 +90,12 @@ def test_hyperparameters_may_come_in_the_older_field_or_flat(create_job, config_
     assert flat.unseen_classes == ["dog"]
 
 
+def test_a_number_is_whole_by_its_value(create_job, config_of):
+    job = create_job(extra_body={"seed": 2.0, "num_steps": 8.0, "crop_scale": [0.5, 1]})
+    config = config_of(job.id)
+    assert (config["seed"], config["num_steps"], config["crop_scale"]) == (2, 8, [0.5, 1.0])
+
+
 def test_auto_is_as_good_as_unset(create_job, config_of):
     auto = {"batch_size": "auto", "learning_rate_multiplier": "auto", "n_epochs": "auto", "margin": "auto"}
     job = create_job(method={"type": "supervised", "supervised": {"hyperparameters": auto}}, extra_body={})
@@ -256,6 +262,9 @@ def test_more_classes_than_allowed_are_refused(start_service, archive):
         ({"n_epochs": 0}, "n_epochs", "1"),
         ({"n_epochs": 2, "algorithm": "zero_shot", "num_steps": None}, "n_epochs", "trains nothing"),
         ({"seed": -1}, "seed", "0"),
+        ({"seed": "1"}, "seed", "integer"),
+        ({"seed": 1.5}, "seed", "integer"),
+        ({"skip_bad_images": 1}, "skip_bad_images", "boolean"),
         ({"suffix": "a/b"}, "suffix", "pattern"),
         ({"suffix": "a" * 65}, "suffix", "64"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "512"),
