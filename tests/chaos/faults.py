@@ -14,7 +14,8 @@ import redis
 
 from alignclip_core.faults import DISK_FULL
 from tests.chaos.cases import Case
-from tests.chaos.stage import Held, Stage, is_alive, signal_worker
+from tests.chaos.stage import Held, Stage, signal_worker
+from tests.worker.conftest import is_alive
 
 AWAY_SECONDS = 2.0  # how long a killed server stays away
 

@@ -22,6 +22,7 @@ from alignclip_store.tables import Event, Job, Run
 from tests.chaos.cases import CHECKPOINT_EVERY, NUM_STEPS
 from tests.chaos.small_disk import SmallDisk
 from tests.servers import Server
+from tests.worker.conftest import is_alive
 
 KEY = "acl-secret"  # the environment of every process names it
 WORKERS = ("one", "two")
@@ -206,10 +207,6 @@ class Stage:
             answer = client.post(f"{url}/fine_tuning/jobs", json=body, headers={"Idempotency-Key": key})
             if answer.status_code < 500:
                 self.job_ids[key] = answer.raise_for_status().json()["id"]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def build_clock_library(folder: Path) -> Path:

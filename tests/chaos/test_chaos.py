@@ -43,6 +43,7 @@ def make_stage(open_service: Callable, archive: bytes, tmp_path: Path) -> Iterat
             service = open_service(
                 tmp_path / "home",
                 broker_url=broker.url,
+                lease_seconds=4.0,
                 max_runs_per_job=100,  # a job may be hit again and again
                 **place,
             )

@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+import time
 
 import pytest
 
 from alignclip_store.database import migrate, reading
 from alignclip_store.models import get_model
 from alignclip_store.queue import wake
+from tests.worker.conftest import is_alive
 
 LONG = 100_000  # steps: no test waits for the last of them
 
@@ -44,23 +46,25 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_one_finishes_the_jo
 ):
     service = make_service(database_url=new_postgres_database())
     migrate(service.settings)
+    service.arm("mid_step", "30")
     worker = service.start_worker("first")
-    job_id = service.submit(archive, num_steps=300, checkpoint_every_steps=20)
+    job_id = service.submit(archive, num_steps=60, checkpoint_every_steps=20)
+    trainer = service.wait_held("mid_step")
     service.wait(job_id, lambda job: any("Checkpoint" in event.message for event in service.events(job_id)))
-    trainer = service.trainer(job_id)
     children = worker.children(recursive=True)
 
     worker.kill()
 
     assert all(is_gone(process) for process in [worker, *children, trainer])
     assert len(list(service.settings.runs_location.glob("*/run-1"))) == 1  # a killed worker cannot tidy up
+    service.let_lease_lapse(job_id)
     service.start_worker("second")
     service.start_reaper()
     job = service.wait_for_end(job_id)
     assert job.status == "succeeded", service.logs()
     assert job.num_lost_runs == 1
     assert [run.outcome for run in service.runs(job_id)] == ["lost", "succeeded"]
-    assert service.train_steps(job_id) == list(range(1, 301))
+    assert service.train_steps(job_id) == list(range(1, 61))
     assert any("Going on from step" in event.message for event in service.events(job_id))
     service.wait_for_no_run_folder()  # swept by the second
 
@@ -83,6 +87,7 @@ def test_a_finished_training_is_not_done_again_when_its_worker_dies_before_sayin
     assert service.job(job_id).status == "running"
     if not is_same_machine:  # another one never had the folder; it has the checkpoint of the last step
         shutil.rmtree(folder)
+    service.let_lease_lapse(job_id)
 
     service.start_worker("second")
     service.start_reaper()
@@ -124,6 +129,7 @@ def test_the_reaper_waits_for_the_migrations_and_ends_at_once(make_service, numb
     (service.settings.home_dir / "alignclip.db").unlink()
     reaper = service.start_reaper()
     while "schema_not_current" not in service.logs():
-        assert reaper.is_running()
+        assert is_alive(reaper)
+        time.sleep(0.05)
     reaper.send_signal(number)
     assert reaper.wait() == 0

@@ -10,6 +10,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from alignclip_store.database import reading, transaction
 from alignclip_store.jobs import request_cancel
 from alignclip_store.webhooks import DEFAULT_EVENT_TYPES, create_webhook, list_deliveries
+from tests.worker.conftest import WAIT_SECONDS
 from worker import deliveries
 from worker.deliveries import deliver_due
 
@@ -83,7 +84,7 @@ def read_delivery(service, webhook):
 
 def test_the_reaper_sends_a_message_that_the_official_client_verifies(service, receiver, webhook, ended_job):
     service.start_reaper()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + WAIT_SECONDS
     while not (delivery := read_delivery(service, webhook)).delivered_at:
         assert time.monotonic() < deadline, service.logs()
         time.sleep(0.1)
@@ -130,7 +131,7 @@ def test_a_receiver_that_dawdles_is_left(service, receiver, webhook, ended_job, 
     receiver.answer = dawdle
     deliver_due(service.engine, service.settings)
     assert "longer than 0.5 s" in read_delivery(service, webhook).last_error
-    assert left.wait(30), "the connection is closed"
+    assert left.wait(WAIT_SECONDS), "the connection is closed"
 
 
 def test_a_name_that_leads_inside_by_now_is_not_called(make_service, receiver, archive):

@@ -15,6 +15,7 @@ from alignclip_store.runs import WorkerIdentity, claim_next, finish, reap
 from alignclip_store.similarities import get_similarity
 from alignclip_store.tables import Job
 from alignclip_store.workers import list_workers
+from tests.worker.conftest import WAIT_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_a_worker_is_in_the_register_as_long_as_it_runs(service):
         return [(worker.name.partition("@")[0], worker.status) for worker in found]
 
     def wait_for(expected):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WAIT_SECONDS
         while workers() != expected:
             assert time.monotonic() < deadline, (workers(), service.logs())
             time.sleep(0.1)
@@ -76,7 +77,7 @@ def test_a_worker_is_in_the_register_as_long_as_it_runs(service):
     worker = service.start_worker("mayfly")
     wait_for([("mayfly", "idle")])
     worker.terminate()
-    worker.wait(60)
+    worker.wait(WAIT_SECONDS)
     wait_for([])
 
 
@@ -87,7 +88,7 @@ def test_a_finished_run_leaves_its_log_and_nothing_on_the_worker(running_service
     assert run.device
     with running_service.artifacts.open(run.log_uri) as log:
         assert b"The model is complete" in log.read()
-    assert list(running_service.settings.runs_location.glob(f"{finished_job.id}*")) == []
+    running_service.wait_for_no_run_folder()
 
 
 def test_skipped_images_are_listed(running_service, finished_job):
