@@ -73,3 +73,30 @@ def test_alignclip_adds_its_three_terms_with_their_weights(encoder, images, simi
     assert_close(losses.total, expected)
     assert losses.layer_alignment.item() > 0
     assert losses.similarity_alignment.item() > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"smoothing": 0.3, "similarity_scale": 35.0},
+        {"smoothing": 0.3, "similarity_scale": 35.0, "keep_diagonal": False},
+        {"smoothing": 0.3, "smoothing_target": "uniform"},
+        {"smoothing": 0.0},
+    ],
+    ids=str,
+)
+def test_the_smoothed_target_is_made_by_the_configs_numbers(encoder, images, similarity, fields):
+    config = make_config(BaseModel(id="tiny"), class_names=CLASS_NAMES, given={"unseen_classes": ("fox",)} | fields)
+    found = make_algorithm(encoder, similarity, config)(images, LABELS).losses.smoothing
+    texts = torch.from_numpy(similarity.class_embeddings)[TRAINED].double()
+    onehot = torch.eye(3, dtype=torch.float64)[LABELS]
+    rows = (fields.get("similarity_scale", 1.0) * texts @ texts.T).softmax(dim=1)[LABELS]
+    if "smoothing_target" in fields:
+        rows = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+    smoothing = fields.get("smoothing", 0.1)
+    targets = (1 - smoothing) * onehot + smoothing * rows
+    if fields.get("keep_diagonal") is False:
+        targets = (1 - smoothing) * onehot + (1 - onehot) * rows
+    log_probabilities = (20.0 * encoder(images).double() @ texts.T).log_softmax(dim=1)
+    assert_close(found.double(), -(targets * log_probabilities).sum(dim=1).mean(), atol=1e-4, rtol=1e-5)

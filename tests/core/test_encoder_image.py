@@ -51,12 +51,14 @@ def encoder() -> ImageEncoder:
 # Equality with open_clip
 
 
-@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-32-quickgelu"])
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-32-quickgelu", "ViT-L-14-quickgelu"])
 @torch.no_grad()
 def test_features_equal_open_clips_at_full_size(name):
     model_config = open_clip.get_model_config(name)
-    tower = random_tower(model_config["vision_cfg"], embed_dim=512, quick_gelu=model_config.get("quick_gelu", False))
-    images = random_images(size=224)
+    vision_config = model_config["vision_cfg"] | {"layers": min(model_config["vision_cfg"]["layers"], 12)}  # L/14: 24
+    quick_gelu = model_config.get("quick_gelu", False)
+    tower = random_tower(vision_config, embed_dim=model_config["embed_dim"], quick_gelu=quick_gelu)
+    images = random_images(batch=1, size=224)
     encoder, expected = encoder_of(tower), normalize(tower(images), dim=-1)
     assert_close(encoder(images), expected, atol=1e-5, rtol=0)
     assert_close(encoder.forward_aligned(images, CONFIG).image_features, expected, atol=1e-5, rtol=0)

@@ -1,22 +1,29 @@
 """CLIP's ResNets: open_clip's features, and beside them what a plain computation of the attention pool gives."""
 
 import json
+import shutil
+import threading
 from dataclasses import replace
 
 import open_clip
 import pytest
 import torch
 from open_clip.model import _build_vision_tower
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from alignclip_core.base_models import CONFIG_FILE, RESNET_PRESETS, WEIGHTS_FILE, read_card
+from alignclip_core.base_models import CONFIG_FILE, RESNET_PRESETS, WEIGHTS_FILE, BaseModel, read_card
+from alignclip_core.checkpoint import load_model
+from alignclip_core.classifier import Classifier
 from alignclip_core.config import FinetuneConfig, make_config
 from alignclip_core.encoder import Preprocessing, build_image_encoder
 from alignclip_core.encoder.resnet import ResNetEncoder
 from alignclip_core.errors import BaseModelUnfit, ConfigInvalid
 from alignclip_core.method.losses import total_loss
+from alignclip_core.run_dir import ClassSimilarity, RunDir
+from alignclip_core.train import train
 
 TINY = {"image_size": 96, "layers": [1, 2, 1, 1], "width": 8, "patch_size": None}  # 9 patches, 4 heads
 CONFIG = FinetuneConfig(base_model="rn", class_names={"cat": "cat", "dog": "dog"}, num_aligned_layers=1)
@@ -145,19 +152,54 @@ def test_pooling_by_average_and_other_towers_are_refused(encoder):
         encoder_of(_build_vision_tower(32, {"image_size": 32, "patch_size": 8, "width": 64, "layers": 1}, True))
 
 
-def test_a_folder_with_a_resnet_is_one_layer_aligned_by_default(tiny_model_config, tmp_path):
+@pytest.fixture
+def tiny_resnet(tiny_model_config, tmp_path) -> BaseModel:
+    """A base model's folder with a ResNet of random weights."""
+    folder = tmp_path / "resnet"
+    folder.mkdir()
     config = tiny_model_config | {"vision_cfg": TINY}
     torch.manual_seed(1)
-    model = open_clip.model.CLIP(**config).eval()
-    (tmp_path / CONFIG_FILE).write_text(json.dumps({"model_cfg": config}))
-    save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
-    card = read_card(tmp_path, "resnet")
-    assert card.presets == RESNET_PRESETS
+    (folder / CONFIG_FILE).write_text(json.dumps({"model_cfg": config}))
+    save_file(open_clip.model.CLIP(**config).state_dict(), folder / WEIGHTS_FILE)
+    return read_card(folder, "resnet")
+
+
+def test_a_folder_with_a_resnet_is_one_layer_aligned_by_default(tiny_resnet):
+    assert tiny_resnet.presets == RESNET_PRESETS
     names = {"cat": "cat", "dog": "dog"}
-    assert {make_config(card, class_names=names, preset=preset).num_aligned_layers for preset in card.presets} == {1}
-    encoder = build_image_encoder(card)
+    configs = [make_config(tiny_resnet, class_names=names, preset=preset) for preset in tiny_resnet.presets]
+    assert {config.num_aligned_layers for config in configs} == {1}
+    model = open_clip.model.CLIP(**json.loads((tiny_resnet.folder / CONFIG_FILE).read_text())["model_cfg"]).eval()
+    model.load_state_dict(load_file(tiny_resnet.folder / WEIGHTS_FILE))
+    encoder = build_image_encoder(tiny_resnet)
     with torch.no_grad():
         expected = model.encode_image(random_images(), normalize=True)
         assert_close(encoder(random_images()), expected, atol=1e-5, rtol=0)
     assert "visual.attnpool.q_proj.weight" in encoder.train_all_but(("conv1", "layer1"))
     assert not encoder.visual.layer1[0].conv1.weight.requires_grad
+
+
+def test_a_resnet_trains_goes_on_exactly_and_serves(tiny_resnet, draw_dataset, tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    draw_dataset(run_dir.dataset)
+    names = {name: name for name in ("circle", "cross", "square", "triangle")}
+    given = {"num_steps": 3, "global_batch_size": 4, "checkpoint_every_steps": 1, "precision": "bf16"}
+    run_dir.write_config(make_config(tiny_resnet, class_names=names, given=given))
+    models_dir, stop = tiny_resnet.folder.parent, threading.Event()
+    train(run_dir, models_dir=models_dir, stop=stop)
+    whole = load_model(run_dir.model).weights
+
+    shutil.rmtree(run_dir.model)
+    (step, _), *later = run_dir.list_checkpoints()
+    assert step < 3
+    for _, folder in later:
+        shutil.rmtree(folder)
+    train(run_dir, models_dir=models_dir, stop=stop)
+    again = load_model(run_dir.model).weights
+    assert [name for name, value in whole.items() if not torch.equal(again[name], value)] == []
+
+    base = load_file(tiny_resnet.folder / WEIGHTS_FILE)
+    assert not torch.equal(again["visual.attnpool.q_proj.weight"], base["visual.attnpool.q_proj.weight"])
+    texts = torch.from_numpy(ClassSimilarity.load(run_dir.similarity_file).class_embeddings)
+    picture = Image.open(run_dir.dataset / "circle" / "0.png")
+    assert Classifier.load(run_dir.model, tiny_resnet).classify([picture], texts).sum().item() == pytest.approx(1)

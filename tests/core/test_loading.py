@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.layout import list_folder, read_layout
 from alignclip_core.errors import ImageRejected
 from alignclip_core.images import DEFAULT_LIMITS, Preprocessing, decode_image
-from alignclip_core.loading import SampleOrder, TrainingSet, iterate_evaluation, iterate_training, prefetch
-from alignclip_core.pixels import prepare_image
+from alignclip_core.loading import (
+    AUGMENTATION,
+    SampleOrder,
+    TrainingSet,
+    iterate_evaluation,
+    iterate_training,
+    prefetch,
+)
+from alignclip_core.loading import _random as random_numbers
+from alignclip_core.pixels import decode_pixels, prepare_image, random_crop
 
 PREPROCESSING = Preprocessing(image_size=32, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
 
@@ -64,6 +73,29 @@ def test_the_seed_changes_order_and_crops(make_training_set):
     assert not torch.equal(first.images, second.images)
     orders = [make_training_set(seed=seed).order.positions(1) for seed in (0, 1)]
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"crop_scale": (0.1, 0.2)}, {"horizontal_flip": False, "seed": 3}, {"interpolation": "bilinear"}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_crops_are_made_as_the_config_says(make_training_set, fields):
+    training_set = make_training_set(**fields)
+    usual = make_training_set(seed=training_set.config.seed)[2].images
+    settings = {"crop_scale": (0.7, 1.0), "horizontal_flip": True, "interpolation": "bicubic"} | fields
+    for position, index in enumerate(training_set.order.positions(2)):
+        sample = training_set.samples[index]
+        expected = random_crop(
+            decode_pixels((training_set.root / "dataset" / sample.path).read_bytes(), DEFAULT_LIMITS),
+            32,
+            scale=settings["crop_scale"],
+            horizontal_flip=settings["horizontal_flip"],
+            interpolation=InterpolationMode(settings["interpolation"]),
+            random=random_numbers(training_set.config.seed, AUGMENTATION, 2, position),
+        )
+        assert torch.equal(training_set[2].images[position], expected)
+    assert not torch.equal(training_set[2].images, usual)
 
 
 def test_labels_belong_to_the_images(make_training_set):

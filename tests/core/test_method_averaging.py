@@ -1,11 +1,14 @@
 """The beta moving average against scipy and against the weighted mean it stands for."""
 
+from dataclasses import replace
+
 import pytest
 import scipy.stats
 import torch
 from torch.testing import assert_close
 
-from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, bma_weights
+from alignclip_core.config import FinetuneConfig
+from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, bma_weights, make_average
 
 
 def walk(num_steps: int) -> list[dict[str, torch.Tensor]]:
@@ -177,6 +180,31 @@ def test_swad_is_the_mean_of_every_step_of_the_valley(curve, settings):
     first, last = span or (len(losses) - 1,) * 2  # not converged: the newest segment, as the code of SWAD
     steps = states[first * every + 1 : (last + 1) * every + 1]
     assert_close(found.parameters, weighted_mean(steps, [1.0] * len(steps)), atol=1e-6, rtol=0)
+
+
+def test_the_configs_numbers_are_those_of_its_average():
+    config = FinetuneConfig(
+        base_model="tiny", class_names={"cat": "cat", "dog": "dog"}, num_steps=10, bma_beta=0.1,
+        swad_converge=2, swad_tolerance=4, swad_ratio=0.1,
+    )  # fmt: skip
+    states, every = walk(num_steps=3 * len(VALLEY)), 3
+    moving = make_average(states[0], config)
+    for state in states[1:11]:
+        moving.update(state)
+    weights = [scipy.stats.beta(0.1, 0.1).pdf((step + 0.5) / 11) for step in range(11)]
+    assert_close(moving.parameters, weighted_mean(states[:11], weights), atol=1e-6, rtol=0)
+
+    valley = make_average(states[0], replace(config, averaging="swad"))
+    for step, state in enumerate(states[1:], start=1):
+        valley.update(state)
+        if step % every == 0:
+            valley.end_segment(VALLEY[step // every - 1])
+    first, last = swad_reference(states, VALLEY, every, 2, 4, 0.1)
+    steps = states[first * every + 1 : (last + 1) * every + 1]
+    assert_close(valley.parameters, weighted_mean(steps, [1.0] * len(steps)), atol=1e-6, rtol=0)
+    assert (first, last) != swad_reference(states, VALLEY, every, 3, 6, 0.3)  # of the defaults
+
+    assert make_average(states[0], replace(config, averaging="none")) is None
 
 
 def test_swad_takes_nothing_in_after_the_valley_has_ended():

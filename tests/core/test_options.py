@@ -37,13 +37,16 @@ def test_every_default_on_the_page_is_the_configs(rows):
         assert rows[field.name][1] == ("none" if field.default is None else expected), field.name
 
 
-def test_every_test_on_the_page_exists(rows):
+def test_every_test_on_the_page_exists_in_a_file_that_names_the_field(rows):
+    sources = {file: (PAGE.parent / file).read_text() for *_, file in rows.values()}
+    tests = {
+        file: {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+        for file, source in sources.items()
+    }
     for name, (*_, test, file) in rows.items():
-        path = PAGE.parent / file
-        assert path.is_file(), (name, file)
-        tests = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
         assert test.startswith("test_"), name
-        assert test in tests, (name, test)
+        assert test in tests[file], (name, test)
+        assert name in sources[file], f"{file} never gives {name} a value"
 
 
 # The options that no other test proves
