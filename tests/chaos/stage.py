@@ -117,9 +117,11 @@ class Stage:
             child = process if process in worker.children() else process.parent()
         except (psutil.NoSuchProcess, ValueError):
             return None
+        newest = select(Run).where(Run.worker.endswith(f"/{child.pid}")).order_by(Run.started_at.desc()).limit(1)
         with reading(self.service.engine) as session:
-            job_id = session.scalars(select(Job.id).where(Job.worker.endswith(f"/{child.pid}"))).one_or_none()
-        return Held(point, process, worker, job_id) if job_id and is_alive(process) and is_alive(worker) else None
+            run = session.scalars(newest).one()
+        is_living = run.ended_at is None and is_alive(process) and is_alive(worker)
+        return Held(point, process, worker, run.job_id) if is_living else None
 
     def wait_for_lost_run(self, job_id: str) -> None:
         """Until the reaper has given up the job's present run."""
