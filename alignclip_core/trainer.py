@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alignclip_core import faults
-from alignclip_core.algorithms import Algorithm, make_algorithm
+from alignclip_core.algorithms import make_algorithm
 from alignclip_core.calibration import Calibration
 from alignclip_core.checkpoint import LEARNED
 from alignclip_core.config import FinetuneConfig
@@ -27,6 +27,7 @@ from alignclip_core.images import ImageLimits
 from alignclip_core.loading import Batch, TrainingSet, iterate_training
 from alignclip_core.method.averaging import BetaMovingAverage, ValleyAverage, make_average
 from alignclip_core.method.mixing import interpolate_weights
+from alignclip_core.optimizer import learning_rate_at, make_optimizer
 from alignclip_core.pixels import normalise
 from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record
@@ -313,25 +314,6 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-
-
-def make_optimizer(tower: TrainedTower, algorithm: Algorithm, config: FinetuneConfig) -> torch.optim.Optimizer:
-    """The config's, over the tower's trained weights and what the algorithm learns beside them."""
-    rates = {1.0: list(tower.parameters.values())}
-    rates.setdefault(algorithm.learned_rate, []).extend(algorithm.learned_parameters.values())
-    groups = [{"params": values, "rate": rate} for rate, values in rates.items() if values]
-    values: Any = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, **values)
-    return torch.optim.AdamW(groups, **values)
-
-
-def learning_rate_at(num_updates: int, config: FinetuneConfig) -> float:
-    """Rate of the update after `num_updates` others: linear warm-up, then half a cosine down to zero."""
-    if num_updates < config.warmup_steps:
-        return config.learning_rate * (num_updates + 1) / config.warmup_steps
-    share = (num_updates - config.warmup_steps) / max(config.num_steps - config.warmup_steps, 1)
-    return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
 def _training_set(

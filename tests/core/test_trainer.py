@@ -9,8 +9,8 @@ from alignclip_core.checkpoint import load_checkpoint, save_checkpoint
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
 from alignclip_core.errors import ConfigInvalid, TrainingDiverged
 from alignclip_core.method.averaging import bma_weights
+from alignclip_core.optimizer import learning_rate_at
 from alignclip_core.pixels import normalise
-from alignclip_core.trainer import learning_rate_at
 
 SHAPES = ("circle", "cross", "square", "triangle")
 
