@@ -138,9 +138,9 @@ def request_cancel(session: Session, owner: str, job_id: str, *, kind: JobKind =
     return job
 
 
-def list_runs(session: Session, owner: str, job_id: str) -> list[Run]:
-    """Every attempt at the job, oldest first."""
-    get_job(session, owner, job_id)
+def list_runs(session: Session, owner: str, job_id: str, *, kind: JobKind = JobKind.FINE_TUNING) -> list[Run]:
+    """Every attempt at the job of that kind, oldest first."""
+    get_job(session, owner, job_id, kind=kind)
     return list(session.scalars(select(Run).where(Run.owner == owner, Run.job_id == job_id).order_by(Run.fence)))
 
 

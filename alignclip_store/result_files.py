@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -26,7 +28,7 @@ def get_result_file(session: Session, owner: str, job_id: str) -> ResultFile:
     return file
 
 
-def result_files_of(session: Session, jobs: list[Job]) -> dict[str, ResultFile]:
+def result_files_of(session: Session, jobs: Sequence[Job]) -> dict[str, ResultFile]:
     """Those that are there, by the ids of their jobs."""
     found = session.scalars(select(ResultFile).where(ResultFile.job_id.in_({job.id for job in jobs})))
     return {file.job_id: file for file in found}

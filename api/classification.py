@@ -50,7 +50,7 @@ async def classify(resources: Resources, owner: str, name: str, request: Classif
 
 def _prepare(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> Question:
     model, classifier = load_model(resources, owner, name)
-    labels = _labels(request, model, resources.settings)
+    labels = labels_of(request, model, resources.settings)
     if classifier.has_learned_classes:
         return Question(model, classifier, labels, None)
     return Question(model, classifier, labels, model.class_embeddings(resources, labels, request.templates))
@@ -82,7 +82,8 @@ def _answer(resources: Resources, question: Question, features: Tensor, request:
     return ClassifyAnswer(model=model.id, calibrated=calibration is not None, data=data)
 
 
-def _labels(request: ClassifyRequest, model: DescribedModel, settings: Settings) -> tuple[str, ...]:
+def labels_of(request: ClassifyRequest, model: DescribedModel, settings: Settings) -> tuple[str, ...]:
+    """Those that the request names, else the model's own. Raises `RequestInvalid` and `LabelsInvalid`."""
     param = request.labels_param
     if request.labels is None:
         if model.own_labels is None:

@@ -12,6 +12,7 @@ ID_SOURCES: Mapping[str, tuple[str, str]] = {
     "job_id": ("create_job", "$response.body#/id"),
     "checkpoint_id": ("list_job_checkpoints", "$response.body#/first_id"),
     "evaluation_id": ("create_evaluation", "$response.body#/id"),
+    "classification_id": ("create_classification", "$response.body#/id"),
     "file_id": ("create_file", "$response.body#/id"),
     "upload_id": ("create_upload", "$response.body#/id"),
     "dataset_id": ("report_on_dataset", "$response.body#/id"),

@@ -59,7 +59,9 @@ def ids(theirs, archive):
         "webhook_id": webhook_id,
     }
     dataset_id = service.http.post("/v1/datasets", json={"dataset": file_id, "model": "tiny"}).json()["id"]
-    found |= {"dataset_id": dataset_id}
+    asked = {"model": model, "dataset": file_id}
+    classification_id = service.http.post("/v1/classifications", json=asked).json()["id"]
+    found |= {"dataset_id": dataset_id, "classification_id": classification_id}
     return found | {"name": "theirs", "checkpoint_id": "ckpt-theirs", "evaluation_id": evaluation_id}
 
 

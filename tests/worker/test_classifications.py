@@ -15,7 +15,6 @@ from alignclip_store.jobs import request_cancel
 from alignclip_store.result_files import get_result_file
 
 PLAIN = {"serving_runtime": "torch", "serving_precision": "fp32", "serving_device": "cpu"}
-LONG_STOP = 120.0  # seconds, so that a busy machine kills nobody who is about to save its lines
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ def test_a_cancel_ends_the_process_and_leaves_no_answers(make_service, many, is_
 
 
 def test_a_stopped_worker_leaves_its_lines_and_the_next_one_goes_on_behind_them(make_service, many, is_gone):
-    service = make_service(stop_seconds=LONG_STOP, **PLAIN)
+    service = make_service(**PLAIN)
     service.arm("mid_step", "2")
     first = service.start_worker("first")
     job_id = service.ask(many)
