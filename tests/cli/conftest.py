@@ -78,7 +78,7 @@ def start_serve(serve_environment, tmp_path_factory):
     for process in started:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(120)
         process.stdout.close()
 
 
@@ -129,7 +129,7 @@ def processes_of():
 def wait_until():
     """A function that returns when a condition holds, and fails when it never does."""
 
-    def wait(condition, seconds=60):
+    def wait(condition, seconds=150):
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, f"still not so after {seconds} s"

@@ -66,7 +66,7 @@ def test_claims_at_one_time_do_not_pass_the_limit_together(engine: Engine, new_j
     def claim() -> None:
         with reading(engine) as session:
             session.execute(text("SELECT 1"))  # connected
-            together.wait(20)
+            together.wait(120)
         with transaction(engine) as session:
             claims.append(claim_next(session, WORKER, 60, max_running_jobs=2))
 
