@@ -25,7 +25,7 @@ def test_model_is_loaded_pinned_and_unloaded(start_service, picture):
 
 def test_pinned_models_of_the_settings_are_there_from_the_start(start_service):
     service = start_service(pinned_models=["nothing", "tiny"], serving_runtime="auto", serving_precision="fp32")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not names(service):
         assert time.monotonic() < deadline
         time.sleep(0.05)
