@@ -118,9 +118,10 @@ class BoundedCache(Generic[Key, Value]):
 class ModelCache:
     """The models of one API process."""
 
-    def __init__(self, settings: Settings, artifacts: ArtifactStore) -> None:
+    def __init__(self, settings: Settings, artifacts: ArtifactStore, scratch: Path) -> None:
         self._settings = settings
         self._artifacts = artifacts
+        self._scratch = scratch
         self._loading = KeyedLocks()
         self._encoding = KeyedLocks()  # tokenizers do not bear two threads
         self._text_encoders: dict[str, TextEncoder] = {}
@@ -212,7 +213,7 @@ class ModelCache:
         local = self._artifacts.local_path(model.artifact_uri)
         if local is not None:
             return load_finished_model(local, base_model)
-        with TemporaryDirectory(dir=self._settings.home_dir, prefix="model-") as folder:
+        with TemporaryDirectory(dir=self._scratch, prefix="model-") as folder:
             fetched = self._artifacts.fetch_folder(model.artifact_uri, Path(folder) / "model")
             return load_finished_model(fetched, base_model)
 

@@ -24,6 +24,7 @@ from api.batching import Batcher
 from api.measurements import Measurements
 from api.model_cache import KeyedLocks, ModelCache
 from api.rate_limits import RateLimits
+from api.scratch import scratch_folder
 from api.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -49,14 +50,12 @@ class Resources:
     picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for each
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
     reporting: Lock  # of the one dataset that is looked at
-    uploads_folder: Path
+    uploads_folder: Path  # and of all other temporary files of this process
 
 
 @contextmanager
 def open_resources(settings: Settings, measurements: Measurements) -> Iterator[Resources]:
     """The resources until the application ends. Must be opened inside the event loop."""
-    uploads_folder = settings.home_dir / "uploads"
-    uploads_folder.mkdir(parents=True, exist_ok=True)
     api_key, _ = bootstrap_api_key(settings)
     pepper = key_pepper(settings)
     engine = create_engine(settings)
@@ -67,31 +66,32 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
         max_wait_seconds=settings.max_batch_wait_seconds,
         observe=measurements.count_batch,
     )
-    models = ModelCache(settings, artifacts)
-    _warm_up(models, settings.pinned_models)
-    try:
-        yield Resources(
-            settings=settings,
-            authenticator=Authenticator(engine, rate_limits, bootstrap_key=api_key, pepper=pepper),
-            rate_limits=rate_limits,
-            pepper=pepper,
-            engine=engine,
-            artifacts=artifacts,
-            queue=create_queue(settings),
-            models=models,
-            computing=KeyedLocks(),
-            batcher=batcher,
-            classify_turns=Turns(settings.max_concurrent_classify, settings.max_waiting_classify),
-            explain_turns=Turns(1, settings.max_waiting_classify),
-            decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
-            making_limiter=CapacityLimiter(1),
-            picture_limiter=CapacityLimiter(1),
-            reporting=Lock(),
-            uploads_folder=uploads_folder,
-        )
-    finally:
-        batcher.close()
-        engine.dispose()
+    with scratch_folder(settings.home_dir / "uploads") as uploads_folder:
+        models = ModelCache(settings, artifacts, uploads_folder)
+        _warm_up(models, settings.pinned_models)
+        try:
+            yield Resources(
+                settings=settings,
+                authenticator=Authenticator(engine, rate_limits, bootstrap_key=api_key, pepper=pepper),
+                rate_limits=rate_limits,
+                pepper=pepper,
+                engine=engine,
+                artifacts=artifacts,
+                queue=create_queue(settings),
+                models=models,
+                computing=KeyedLocks(),
+                batcher=batcher,
+                classify_turns=Turns(settings.max_concurrent_classify, settings.max_waiting_classify),
+                explain_turns=Turns(1, settings.max_waiting_classify),
+                decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
+                making_limiter=CapacityLimiter(1),
+                picture_limiter=CapacityLimiter(1),
+                reporting=Lock(),
+                uploads_folder=uploads_folder,
+            )
+        finally:
+            batcher.close()
+            engine.dispose()
 
 
 def _warm_up(models: ModelCache, model_ids: Sequence[str]) -> None:

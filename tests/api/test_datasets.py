@@ -120,4 +120,4 @@ def test_reports_leave_no_files_behind(looking, ask, archive):
         thread.start()
     for thread in threads:
         thread.join()
-    assert list(looking.settings.home_dir.glob("uploads/.report-*")) == []
+    assert list(looking.settings.home_dir.glob("uploads/*/.report-*")) == []

@@ -9,11 +9,11 @@ from api.model_cache import BoundedCache, KeyedLocks, ModelCache
 
 
 @pytest.fixture
-def make_cache(service):
+def make_cache(service, tmp_path):
     """Makes a cache over the service's models."""
 
     def make(**fields):
-        return ModelCache(service.settings.model_copy(update=fields), service.artifacts)
+        return ModelCache(service.settings.model_copy(update=fields), service.artifacts, tmp_path)
 
     return make
 
