@@ -29,7 +29,7 @@ from alignclip_core.encoder import build_text_encoder
 from alignclip_core.errors import DatasetInvalid
 from alignclip_core.finished_model import FinishedModel
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, decode_image
-from alignclip_core.label_doubts import find_alike_names, find_doubted_labels
+from alignclip_core.label_doubts import find_alike_names, find_doubted_labels, judge_labels
 from alignclip_core.method.similarity import class_similarity
 from alignclip_core.prompts import embed_classes
 
@@ -120,16 +120,17 @@ def report_folder(
     given: Mapping[str, Any],
     *,
     manifest: str | None = None,
+    url: str | None = None,
     validation: Path | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """The report on a folder of our own; `given`: fields of the config that a job would get, class names among them.
 
-    `manifest`: the file of the folder that lists its images, where none that lies there does it by its name.
+    `manifest` and `url`: as `read_folder` takes them.
     """
     fields = dict(given)
     try:
-        layout = read_folder(folder, manifest=manifest)
+        layout = read_folder(folder, manifest=manifest, url=url)
         held_out = (validation, read_folder(validation, min_classes=1)) if validation else None
         names = resolve_class_names(layout, fields.pop("class_names", None))
         config = make_config(model.base_model, class_names=names, given=fields)
@@ -178,10 +179,11 @@ def _doubted_labels(
     if not compared:
         return []
     rows = {name: row for row, name in enumerate(config.class_names)}
-    logits = judge.logit_scale * features @ judge.class_embeddings.float().cpu().T
+    labels = torch.tensor([rows[sample.class_name] for sample in compared])
+    zero_shot = torch.softmax(judge.logit_scale * features @ judge.class_embeddings.float().cpu().T, dim=1)
     return find_doubted_labels(
         [sample.path for sample in compared],
-        torch.tensor([rows[sample.class_name] for sample in compared]),
-        torch.softmax(logits, dim=1),
+        labels,
+        judge_labels(zero_shot, features, labels),
         list(config.class_names.values()),
     )

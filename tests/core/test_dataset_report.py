@@ -16,7 +16,13 @@ from alignclip_core.dataset.looks import checked_samples, look_at_images
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.dataset_report import Judge, report_dataset, report_folder
 from alignclip_core.finished_model import load_base_model
-from alignclip_core.label_doubts import find_alike_names, find_doubted_labels
+from alignclip_core.label_doubts import (
+    NEIGHBOUR_TEMPERATURE,
+    NUM_NEIGHBOURS,
+    find_alike_names,
+    find_doubted_labels,
+    judge_labels,
+)
 
 COLOURS = {"blue": 2, "green": 1, "red": 0}  # class to the channel in which its pictures are bright
 
@@ -261,6 +267,34 @@ def test_a_model_that_does_not_know_a_class_doubts_nothing_of_it():
     labels = torch.tensor([0, 0, 0, 1, 1])
     sure_of_one = torch.tensor([[0.01, 0.99]] * 5)
     assert find_doubted_labels([str(row) for row in range(5)], labels, sure_of_one, ("a", "b")) == []
+
+
+def test_neighbours_tell_what_the_texts_are_unsure_of_and_hold_back_what_they_are_wrong_about():
+    features = torch.nn.functional.normalize(torch.tensor([[9.0, n] for n in range(6)] + [[n, 9.0] for n in range(6)]))
+    labels = torch.tensor([0] * 6 + [1] * 6)
+    labels[8] = 0  # it lies among those of class 1
+    zero_shot = torch.tensor([[0.9, 0.1, 0.0]] * 6 + [[0.1, 0.9, 0.0]] * 6)
+    zero_shot[8] = torch.tensor([0.06, 0.5, 0.44])  # the texts say so too, but are not sure
+    zero_shot[2] = torch.tensor([0.02, 0.98, 0.0])  # the texts are sure and wrong
+    judged = judge_labels(zero_shot, features, labels)
+    assert torch.allclose(judged.sum(1), torch.ones(12))
+    assert judged.argmax(1).tolist() == [0] * 6 + [1] * 6
+    expected = torch.zeros(3)  # slowly, for one image
+    cosines = {other: float(features[8] @ features[other]) for other in range(12) if other != 8}
+    nearest = sorted(cosines, key=cosines.get)[-NUM_NEIGHBOURS:]
+    weights = torch.softmax(torch.tensor([cosines[other] for other in nearest]) / NEIGHBOUR_TEMPERATURE, dim=0)
+    for other, weight in zip(nearest, weights, strict=True):
+        expected[labels[other]] += weight
+    assert torch.allclose(judged[8], (zero_shot[8] + expected) / 2)
+    (found,) = find_doubted_labels([str(row) for row in range(12)], labels, judged, ("a", "b", "c"))
+    assert found.paths == ["8"]
+    (by_texts,) = find_doubted_labels([str(row) for row in range(12)], labels, zero_shot, ("a", "b", "c"))
+    assert by_texts.paths == ["2"]
+
+
+def test_one_image_alone_has_no_neighbours():
+    judged = judge_labels(torch.tensor([[0.1, 0.9]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    assert judged.tolist() == [[pytest.approx(0.05), pytest.approx(0.45)]]
 
 
 def test_different_pictures_of_one_kind_are_no_copies(tmp_path):
