@@ -4,7 +4,7 @@
     explain MODEL IMAGE --label TEXT --output DIR
     interpolate FOLDER --alpha A --output DIR
     evaluate MODEL DATASET [--class-names FILE] --output FILE
-    report MODEL DATASET [--manifest NAME] [--validation DATASET] [--given JSON] --output FILE
+    report MODEL DATASET [--manifest NAME] [--url URL] [--validation DATASET] [--given JSON] --output FILE
     convert FILE --architecture NAME --output DIR [--quick-gelu | --no-quick-gelu] [--normalisation N]
 
 MODEL is a finished model's folder or a base model's id. `report` tells on stdout how far it is. Exit code 1 with one
@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace) -> None:
             options.dataset,
             json.loads(options.given),
             manifest=options.manifest,
+            url=options.url,
             validation=options.validation,
             on_progress=_tell,
         )
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("model")
     report.add_argument("dataset", type=Path)
     report.add_argument("--manifest", help="the file of the folder that lists its images")
+    report.add_argument("--url", help="where the files of the folder came from")
     report.add_argument("--validation", type=Path, help="the validation set that a job would get beside it")
     report.add_argument("--given", default="{}", help="JSON: fields of the config that a job would get")
     convert = commands.add_parser("convert", parents=[shared])

@@ -28,6 +28,8 @@ from alignclip_store.tars import TarFiles, is_tar
 
 SHARD_SUFFIX = ".tar"
 PARQUET = b"PAR1"
+TABLE_SUFFIXES = (".csv", ".jsonl")
+FIRST_BYTES = 1 << 16  # in which a table with its images in it shows one
 
 
 class StoredFiles(Protocol):
@@ -122,7 +124,7 @@ class PackedFiles:
 
 
 class OneFile:
-    """A file that is no archive: a Parquet table."""
+    """A file that is no archive: a table."""
 
     def __init__(self, name: str, file: IO[bytes], where: str | None) -> None:
         self._name, self._file, self._where = name, file, where
@@ -244,7 +246,9 @@ def with_shards(files: StoredFiles, limits: DatasetLimits) -> Iterator[StoredFil
 
 
 def open_container(name: str, file: IO[bytes], limits: DatasetLimits, where: str | None = None) -> StoredFiles:
-    """The files in one file: a zip, a tar, a tar.gz or a Parquet table. `where`: its path or URL for the trainer.
+    """The files in one file: a zip, a tar, a tar.gz, or a table that holds the images itself (Parquet, JSON Lines).
+
+    `where`: its path or URL for the trainer.
 
     Raises `DatasetRejected`.
     """
@@ -254,9 +258,13 @@ def open_container(name: str, file: IO[bytes], limits: DatasetLimits, where: str
     if is_tar(file):
         return PackedFiles(TarFiles(file, limits, keep_labels=True), where)
     file.seek(0)
-    if name.lower().endswith((".csv", ".jsonl")) and not is_zipfile(file):
+    if name.lower().endswith(TABLE_SUFFIXES) and not is_zipfile(file):
+        file.seek(0)
+        if name.lower().endswith(".jsonl") and b'"data:image/' in file.read(FIRST_BYTES):
+            return OneFile("manifest.jsonl", file, where)
         raise DatasetRejected(
-            f"{name!r} is a table alone; pack it as manifest{Path(name).suffix} into one zip with the images it names."
+            f"{name!r} is a table alone; pack it as manifest{Path(name).suffix} into one zip with the images it names, "
+            "or write each image into its line of a .jsonl as a data URI."
         )
     return ZipFiles(file, limits)
 
@@ -267,7 +275,7 @@ class _Kept:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.closed = False
-        self.seek, self.tell, self.read = file.seek, file.tell, file.read
+        self.seek, self.tell, self.read, self.readline = file.seek, file.tell, file.read, file.readline
         file.seek(0)
 
     def readable(self) -> bool:

@@ -161,7 +161,8 @@ def _fetch(resources: Resources, owner: str, reference: str, target: Path, *, pa
         with reading(resources.engine) as session:
             dataset = open_dataset(session, owner, reference, settings, param=param)
         with open_files(dataset, resources.artifacts, settings) as files:
-            layout = read_dataset(files, manifest=dataset.manifest, min_classes=2 if param == "dataset" else 1)
+            min_classes = 2 if param == "dataset" else 1
+            layout = read_dataset(files, manifest=dataset.manifest, min_classes=min_classes, url=dataset.url)
             samples = checked_samples(layout, settings.max_report_images)
             names = {sample.place.location if sample.place else sample.path for sample in samples}
             num_bytes = sum(files.sizes[name] for name in names)

@@ -9,6 +9,7 @@ from typing import Literal
 from alignclip_core.dataset.image_table import iterate_row_group
 from alignclip_core.dataset.reading import read_dataset
 from alignclip_core.dataset.samples import Sample
+from alignclip_core.dataset.streaming import decode_text
 from alignclip_core.errors import DatasetInvalid, ImageRejected
 from alignclip_core.images import decode_image
 from alignclip_store import jobs
@@ -80,10 +81,13 @@ def _find(files: StoredFiles, dataset: Dataset, path: str) -> Sample | None:
 
 def _read(files: StoredFiles, sample: Sample, max_bytes: int) -> bytes:
     """The bytes of the image, at most one more than is allowed."""
-    if sample.place is not None:  # a row of a Parquet file
-        with files.open(sample.place.location) as opened:
-            rows = iterate_row_group(opened, sample.place.location, sample.place.row_group)
-            return next(islice(rows, sample.place.row, None))
+    place = sample.place
+    if place is not None:
+        with files.open(place.location) as opened:
+            if place.is_base64:
+                opened.seek(place.offset)
+                return decode_text(opened.read(place.num_bytes))
+            return next(islice(iterate_row_group(opened, place.location, place.row_group), place.row, None))
     if files.sizes[sample.path] > max_bytes:
         raise ImageRejected(f"{sample.path} has {files.sizes[sample.path]:,} bytes; at most {max_bytes:,} are allowed.")
     with files.open(sample.path) as opened:

@@ -160,7 +160,7 @@ def read_layout_of(
         with reading(resources.engine) as session:
             dataset = open_dataset(session, owner, reference, resources.settings, param=param)
         with open_files(dataset, resources.artifacts, resources.settings) as files:
-            return read_dataset(files, manifest=dataset.manifest, min_classes=min_classes)
+            return read_dataset(files, manifest=dataset.manifest, min_classes=min_classes, url=dataset.url)
     except FileNotFound as error:
         # A wrong word in a body is a wrong request (400): 404 would say that the route leads nowhere.
         raise DatasetRejected(error.message, param=param) from error

@@ -72,6 +72,7 @@ def _look(reference: str, model: str, validation: str | None, given: Mapping[str
         found = stack.enter_context(folder_of(reference, partial(bars.show, f"fetching {reference}")))
         words = [model, str(found.folder.absolute()), "--given", json.dumps(given)]
         words += ["--manifest", found.manifest] if found.manifest else []
+        words += ["--url", found.url] if found.url else []
         if validation is not None:
             held_out = stack.enter_context(folder_of(validation, partial(bars.show, f"fetching {validation}")))
             words += ["--validation", str(held_out.folder.absolute())]

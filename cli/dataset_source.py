@@ -22,7 +22,8 @@ class DatasetFolder:
     """Where the files of a dataset lie."""
 
     folder: Path
-    manifest: str | None  # the file of the folder that the reference named
+    manifest: str | None = None  # the file of the folder that the reference named
+    url: str | None = None  # where the files came from
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def folder_of(reference: str, on_file: OnFile) -> Iterator[DatasetFolder]:
         if not path.exists():
             raise CliError(f"There is nothing at {reference!r}; name a folder, a zip, tar or Parquet file, or a URL.")
         if path.is_dir():
-            yield DatasetFolder(path, None)
+            yield DatasetFolder(path)
             return
         if path.name.lower().endswith(MANIFEST_SUFFIXES):
             yield DatasetFolder(path.parent, path.name)
@@ -58,4 +59,4 @@ def _fetch(reference: str, target: Path, on_file: OnFile) -> DatasetFolder:
             files.fetch(target, on_file=lambda: on_file(next(counted, num_files), num_files))
     except SourceUnreachable as error:
         raise CliError(str(error)) from error
-    return DatasetFolder(target, dataset.manifest)
+    return DatasetFolder(target, dataset.manifest, dataset.url)

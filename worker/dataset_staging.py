@@ -12,6 +12,7 @@ from alignclip_core.dataset.reading import is_plain, read_dataset
 from alignclip_core.dataset.samples import DatasetLayout, Place, Sample
 from alignclip_store.dataset_files import StoredFiles
 from alignclip_store.datasets import Dataset, open_files
+from alignclip_store.location import Location
 from worker.current_run import CurrentRun
 
 
@@ -25,7 +26,7 @@ def stage_dataset(
     """
     listing_file(target).unlink(missing_ok=True)  # an earlier run's, where the folder was kept
     with open_files(dataset, run.artifacts, run.settings) as files:
-        layout = read_dataset(files, manifest=dataset.manifest, min_classes=min_classes)
+        layout = read_dataset(files, manifest=dataset.manifest, min_classes=min_classes, url=dataset.url)
         limit = run.settings.dataset_cache_bytes
         if limit is not None and _num_bytes(files, layout) > limit:
             streamed = _streamed(files, layout)
@@ -55,6 +56,14 @@ def _streamed(files: StoredFiles, layout: DatasetLayout) -> DatasetLayout | None
         found = files.locate(_file_of(sample))
         if found is None:
             return None
-        place = sample.place or Place(found.where, found.offset)
-        samples.append(replace(sample, place=replace(place, location=found.where, num_bytes=found.num_bytes)))
+        samples.append(replace(sample, place=_place_at(found, sample.place)))
     return replace(layout, samples=tuple(samples))
+
+
+def _place_at(found: Location, place: Place | None) -> Place:
+    """Where an image lies when its file, or the file that holds it at `place`, was found."""
+    if place is None:
+        return Place(found.where, found.offset, found.num_bytes)
+    if place.is_base64:
+        return replace(place, location=found.where, offset=found.offset + place.offset)
+    return replace(place, location=found.where, num_bytes=found.num_bytes)

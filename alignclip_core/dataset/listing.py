@@ -20,8 +20,10 @@ from alignclip_core.dataset.samples import DatasetLayout, Place, Sample, layout_
 from alignclip_core.errors import DatasetInvalid
 from alignclip_core.run_dir import write_file
 
-FORMAT_VERSION = 1
-COLUMNS = ("path", "class_name", "domain", "split", "location", "offset", "num_bytes", "row_group", "row")
+FORMAT_VERSION = 2
+COLUMNS = (
+    "path", "class_name", "domain", "split", "location", "offset", "num_bytes", "row_group", "row", "is_base64",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,19 @@ def read_staged(folder: Path, *, without: Collection[str] = (), min_classes: int
 
 
 def read_folder(
-    folder: Path, *, manifest: str | None = None, without: Collection[str] = (), min_classes: int = 2
+    folder: Path,
+    *,
+    manifest: str | None = None,
+    url: str | None = None,
+    without: Collection[str] = (),
+    min_classes: int = 2,
 ) -> DatasetLayout:
-    """The dataset in a folder of our own, whatever form it has, but for the images in `without`."""
+    """The dataset in a folder of our own, whatever form it has, but for the images in `without`.
+
+    `manifest`: the file that lists its images, where none does it by its name. `url`: where the files came from.
+    """
     files = LocalFiles(folder, list_folder(folder))
-    layout = read_dataset(files, manifest=manifest, min_classes=min_classes)
+    layout = read_dataset(files, manifest=manifest, min_classes=min_classes, url=url)
     if not without:
         return layout
     if is_plain(layout, files):
@@ -109,7 +119,8 @@ def _to_row(sample: Sample, numbers: dict[str, int]) -> list[Any]:
     place = sample.place
     if place is None:
         return head
-    return [*head, numbers[place.location], place.offset, place.num_bytes, place.row_group, place.row]
+    where = (place.offset, place.num_bytes, place.row_group, place.row, place.is_base64)
+    return [*head, numbers[place.location], *where]
 
 
 def _from_row(row: list[Any], locations: list[str]) -> Sample:

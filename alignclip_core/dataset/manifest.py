@@ -12,8 +12,16 @@ import pyarrow
 from pyarrow import parquet
 
 from alignclip_core.dataset.files import DatasetFiles
-from alignclip_core.dataset.rows import MAX_LINE_BYTES, ManifestRows, image_column, refuse
-from alignclip_core.dataset.samples import DatasetLayout, layout_of
+from alignclip_core.dataset.rows import (
+    DATA_URI,
+    IMAGE_COLUMNS,
+    MAX_JSON_LINE_BYTES,
+    MAX_LINE_BYTES,
+    ManifestRows,
+    image_column,
+    refuse,
+)
+from alignclip_core.dataset.samples import DatasetLayout, Place, layout_of
 
 STEMS = ("manifest", "metadata")  # the second is Hugging Face's
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -27,10 +35,13 @@ def find_manifest(names: Mapping[str, int]) -> str | None:
     return min(found, key=lambda name: (name.count("/"), name), default=None)
 
 
-def read_manifest(files: DatasetFiles, manifest: str, *, min_classes: int = 2) -> DatasetLayout:
-    """The samples that the manifest names. Raises `DatasetInvalid` with its name and the line."""
+def read_manifest(files: DatasetFiles, manifest: str, *, min_classes: int = 2, url: str | None = None) -> DatasetLayout:
+    """The samples that the manifest names. Raises `DatasetInvalid` with its name and the line.
+
+    `url`: where the files lie, if that has one.
+    """
     folder = manifest.removesuffix(PurePosixPath(manifest).name)
-    rows = ManifestRows(folder, files.sizes)
+    rows = ManifestRows(folder, files.sizes, url)
     read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     samples = []
     with files.open(manifest) as opened:
@@ -58,7 +69,7 @@ def _read_csv(opened: BinaryIO, name: str) -> Iterator[tuple[str, Mapping[str, A
 
 
 def _read_jsonl(opened: BinaryIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    lines = _Lines(opened, name)
+    lines = _Lines(opened, name, MAX_JSON_LINE_BYTES)
     for line in lines:
         place = f"{name}, line {lines.number}"
         if not line.strip():
@@ -69,7 +80,23 @@ def _read_jsonl(opened: BinaryIO, name: str) -> Iterator[tuple[str, Mapping[str,
             refuse(place, f"it is no JSON ({error}).")
         if not isinstance(row, dict):
             refuse(place, 'wanted an object such as {"image": "cat/1.jpg", "label": "cat"}.')
-        yield place, row
+        embedded = {
+            column: _place_of(row[column], lines, name, place)
+            for column in IMAGE_COLUMNS
+            if str(row.get(column)).startswith("data:")
+        }
+        yield place, row | embedded
+
+
+def _place_of(uri: str, lines: _Lines, name: str, place: str) -> Place:
+    """Where in the file the image of a data URI stands."""
+    found = DATA_URI.fullmatch(uri)
+    if found is None:
+        refuse(place, f"image {uri[:40]!r}... is no data URI of an image; wanted data:image/png;base64,...")
+    offset = lines.raw.find(f"base64,{found[1]}".encode())
+    if offset < 0:
+        refuse(place, "the data URI of its image is written with escapes; write its characters as they are.")
+    return Place(name, lines.offset + offset + len("base64,"), len(found[1]), is_base64=True)
 
 
 def _read_parquet(opened: BinaryIO, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -89,17 +116,20 @@ def _read_parquet(opened: BinaryIO, name: str) -> Iterator[tuple[str, Mapping[st
 class _Lines:
     """The lines of a file as text. Raises `DatasetInvalid` for one that is no UTF-8 or too long."""
 
-    def __init__(self, opened: BinaryIO, name: str) -> None:
-        self._opened = opened
-        self._name = name
+    def __init__(self, opened: BinaryIO, name: str, max_bytes: int = MAX_LINE_BYTES) -> None:
+        self._opened, self._name, self._max_bytes = opened, name, max_bytes
         self.number = 0
+        self.raw = b""  # the line as it stands there
+        self.offset = 0  # of its first byte
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._opened.readline(MAX_LINE_BYTES + 1):
+        while line := self._opened.readline(self._max_bytes + 1):
             self.number += 1
+            self.offset += len(self.raw)
+            self.raw = line
             place = f"{self._name}, line {self.number}"
-            if len(line) > MAX_LINE_BYTES:
-                refuse(place, f"it is longer than {MAX_LINE_BYTES:,} bytes.")
+            if len(line) > self._max_bytes:
+                refuse(place, f"it is longer than {self._max_bytes:,} bytes.")
             try:
                 yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
             except UnicodeDecodeError as error:

@@ -17,15 +17,17 @@ from alignclip_core.errors import DatasetInvalid
 BACKGROUND = "BACKGROUND_Google"
 
 
-def read_dataset(files: DatasetFiles, *, manifest: str | None = None, min_classes: int = 2) -> DatasetLayout:
+def read_dataset(
+    files: DatasetFiles, *, manifest: str | None = None, min_classes: int = 2, url: str | None = None
+) -> DatasetLayout:
     """Classes, domains, splits and images. No image is read. Raises `DatasetInvalid`.
 
     In this order: a manifest (`manifest`, or one that lies there), a known dataset's own lists, shards with labels,
-    Parquet with images, class folders.
+    Parquet with images, class folders. `url`: where the files lie, if that has one: a manifest may name them by it.
     """
     manifest = manifest or find_manifest(files.sizes)
     if manifest is not None and not _is_image_table(files, manifest):
-        return read_manifest(files, manifest, min_classes=min_classes)
+        return read_manifest(files, manifest, min_classes=min_classes, url=url)
     known = read_known(files, min_classes=min_classes)
     if known is not None:
         return known

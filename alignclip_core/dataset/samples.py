@@ -36,6 +36,7 @@ class Place:
     num_bytes: int = 0
     row_group: int = -1  # of a Parquet file, with the row in it; -1: the bytes lie there as they are
     row: int = -1
+    is_base64: bool = False  # the bytes there are the image's as text: of a data URI
 
 
 @dataclass(frozen=True)

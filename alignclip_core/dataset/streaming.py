@@ -7,6 +7,8 @@ take more than the listing allows, those go first that were not used for longest
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import os
 import threading
@@ -41,7 +43,21 @@ SCHEMA = pyarrow.schema([("image", pyarrow.large_binary())])
 
 
 def read_place(root: Path, place: Place, limits: ImageLimits) -> bytes:
-    """The bytes at a place of the dataset in `root`. Raises `ImageRejected` and `DatasetUnreachable`."""
+    """The image at a place of the dataset in `root`. Raises `ImageRejected` and `DatasetUnreachable`."""
+    if not place.is_base64:
+        return _read_bytes(root, place, limits)
+    return decode_text(_read_bytes(root, place, replace(limits, max_bytes=4 * (limits.max_bytes // 3 + 1))))
+
+
+def decode_text(text: bytes) -> bytes:
+    """The image of a data URI. Raises `ImageRejected`."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ImageRejected(f"The data URI is no base64 ({error}).") from error
+
+
+def _read_bytes(root: Path, place: Place, limits: ImageLimits) -> bytes:
     if not place.location.startswith(URL_SCHEMES):
         place = replace(place, location=str(root / place.location))  # which an absolute path stays
     if place.row_group >= 0:

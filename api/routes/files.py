@@ -24,7 +24,7 @@ from api.streaming import stream_artifact
 from api.uploads import Upload, UploadDep
 
 PURPOSE = "fine-tune"
-FILE_KINDS = "A zip, tar or tar.gz of images, a WebDataset shard, or a Parquet file with images."
+FILE_KINDS = "A zip, tar or tar.gz of images, a WebDataset shard, or a Parquet or .jsonl file with images in it."
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

@@ -1,6 +1,8 @@
 """Thumbnails of a job's images: of these alone, and of no others' jobs."""
 
 import io
+import json
+from base64 import b64encode
 
 import numpy as np
 import pyarrow
@@ -40,7 +42,7 @@ def test_an_image_of_an_uploaded_dataset_is_shown_small(service, create_job, ask
     assert [colour_of(ask(job, f"{name}/0.png")) for name in ("cat", "dog", "red_panda")] == [0, 1, 2]
 
 
-def test_an_image_of_a_folder_a_parquet_table_or_a_validation_file_is_shown(
+def test_an_image_of_a_folder_a_table_or_a_validation_file_is_shown(
     service, create_job, ask, dataset_root, pictures, archive, make_archive
 ):
     assert colour_of(ask(create_job(training_file=str(dataset_root / "pets")), "dog/1.png")) == 1
@@ -50,6 +52,12 @@ def test_an_image_of_a_folder_a_parquet_table_or_a_validation_file_is_shown(
     job = create_job(training_file=service.upload(table.getvalue(), "pets.parquet"))
     number = list(pictures).index("red_panda/3.png")
     assert colour_of(ask(job, f"pets.parquet/{number:07d}")) == 2
+    rows = [
+        {"image": f"data:image/png;base64,{b64encode(content).decode()}", "label": name.split("/")[0]}
+        for name, content in pictures.items()
+    ]
+    job = create_job(training_file=service.upload("\n".join(map(json.dumps, rows)).encode(), "pets.jsonl"))
+    assert colour_of(ask(job, f"manifest.jsonl/{number:07d}")) == 2
     others = {f"{name}/other.png": pictures[f"{name}/0.png"] for name in ("cat", "dog")}
     validation = service.upload(make_archive(others))
     job = create_job(training_file=service.upload(archive), validation_file=validation)

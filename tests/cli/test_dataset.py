@@ -49,7 +49,8 @@ def test_a_packed_dataset_is_checked_and_the_terminal_tells_how_far_it_is(check,
 
 
 def test_a_manifest_in_a_bucket_is_checked_beside_a_validation_set(check, pictures, s3, tmp_path):
-    rows = [f"{path.relative_to(pictures)},{path.parent.name}" for path in sorted(pictures.glob("ink/*/*.png"))]
+    names = [path.relative_to(pictures).as_posix() for path in sorted(pictures.glob("ink/*/*.png"))]
+    rows = [f"s3://shapes/sets/{name},{name.split('/')[1]}" for name in names]
     s3.mkdir("shapes")
     s3.put(str(pictures / "ink"), "shapes/sets/ink", recursive=True)
     s3.pipe_file("shapes/sets/mine.csv", "\n".join(["image,label", *rows]).encode())

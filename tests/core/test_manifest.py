@@ -1,15 +1,20 @@
 """Manifests, and every way in which one can be wrong."""
 
 import json
+from base64 import b64encode
+from dataclasses import replace
 from io import BytesIO
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.listing import Listing, read_staged, save_listing
 from alignclip_core.dataset.reading import read_dataset
 from alignclip_core.dataset.samples import Sample
-from alignclip_core.errors import DatasetInvalid
+from alignclip_core.errors import DatasetInvalid, ImageRejected
+from alignclip_core.images import DEFAULT_LIMITS
 
 ROWS = [
     {"image": "a/1.jpg", "label": "cat", "domain": "art", "split": "train"},
@@ -79,6 +84,50 @@ def test_hugging_faces_metadata_and_a_byte_order_mark_are_read():
     assert len(read_dataset(files).samples) == 2
 
 
+def uri_of(content: bytes, kind="png") -> str:
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"
+
+
+def test_images_may_stand_in_the_lines_of_a_jsonl_themselves(tmp_path):
+    pictures = [bytes([number]) * (50 + number) for number in range(3)]
+    rows = [{"label": "cät", "image": uri_of(pictures[0])}, {"image": "1.jpg", "label": "dog"}]
+    rows += [{"image": uri_of(pictures[1], "svg+xml"), "label": "dog", "split": "test"}]
+    rows += [{"file_name": uri_of(pictures[2]), "label": "dog"}]
+    lines = b"\xef\xbb\xbf" + b"\n\n".join(json.dumps(row, ensure_ascii=False).encode() for row in rows)
+    layout = read_dataset(Files(**{"a/manifest.jsonl": lines}))
+    folder = tmp_path / "inputs" / "dataset"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/manifest.jsonl").write_bytes(lines)
+    (folder / "a/1.jpg").write_bytes(b"a file")
+    found = {s.path: (s.class_name, s.split, read_sample(folder, s, DEFAULT_LIMITS)) for s in layout.samples}
+    assert found == {
+        "a/1.jpg": ("dog", "", b"a file"),
+        "a/manifest.jsonl/0000000": ("cät", "", pictures[0]),
+        "a/manifest.jsonl/0000002": ("dog", "test", pictures[1]),
+        "a/manifest.jsonl/0000003": ("dog", "", pictures[2]),
+    }
+    save_listing(tmp_path / "inputs" / "dataset.json", Listing(layout))
+    assert read_staged(folder).samples == layout.samples
+    few = replace(DEFAULT_LIMITS, max_bytes=40)
+    with pytest.raises(ImageRejected, match="bytes; at most"):
+        read_sample(folder, layout.samples[-1], few)
+
+
+def test_a_row_may_name_its_image_by_the_whole_url_that_it_was_listed_under():
+    files = Files(**{"mine.csv": b"image,label\ns3://pets/sets/a/1.jpg,cat\na/2.jpg,dog\n"})
+    layout = read_dataset(files, manifest="mine.csv", url="s3://pets/sets")
+    assert [sample.path for sample in layout.samples] == ["a/1.jpg", "a/2.jpg"]
+
+
+@pytest.mark.parametrize("url", ["s3://pets/sets/a/9.jpg", "s3://pets/other/a/1.jpg", "http://169.254.169.254/a/1.jpg"])
+@pytest.mark.parametrize("base", [None, "s3://pets/sets"])
+def test_no_other_url_is_read_because_a_row_names_it(url, base):
+    files = Files(**{"manifest.csv": f"image,label\na/1.jpg,cat\n{url},dog\n".encode()})
+    wanted = "one below s3://pets/sets/ that is there, or a path" if base else "a path such as cat/1.jpg"
+    with pytest.raises(DatasetInvalid, match=f"manifest.csv, line 3: image '{url}' is no file .*; wanted {wanted}"):
+        read_dataset(files, url=base)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -106,6 +155,11 @@ def test_hugging_faces_metadata_and_a_byte_order_mark_are_read():
         ("manifest.jsonl", b"[" * 100_000, "line 1: it is no JSON"),
         ("manifest.jsonl", b'{"image": "a/1.jpg", "label": ["cat"]}', "line 1: label is list, wanted text"),
         ("manifest.jsonl", b'{"image": 7, "label": "cat"}', "line 1: image is no text"),
+        ("manifest.jsonl", b'{"image": "data:text/html;base64,AA", "label": "x"}', "line 1: image .* is no data URI"),
+        ("manifest.jsonl", b'{"image": "data:image/png;base64,A=A", "label": "x"}', "line 1: image .* is no data URI"),
+        ("manifest.jsonl", b'{"image": "data:image/png,AAAA", "label": "x"}', "wanted data:image/png;base64,"),
+        ("manifest.jsonl", b'{"image": "data:image/png;base64,A\\/AA", "label": "x"}', "line 1: .* with escapes"),
+        ("manifest.csv", b'image,label\n"data:image/png;base64,AAAA",cat', "line 2: an image in a data URI, .* .jsonl"),
         ("manifest.parquet", b"PAR1 no", "manifest.parquet: it is no readable Parquet file"),
         ("manifest.parquet", parquet_of([{"image": "a/1.jpg", "label": None}]), "parquet, row 1: label is empty"),
         ("manifest.parquet", parquet_of([{"path": "a/1.jpg"}]), "manifest.parquet: there is no column 'image'"),

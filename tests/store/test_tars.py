@@ -130,6 +130,8 @@ def test_a_tar_that_was_cut_off_is_refused() -> None:
 def test_a_table_alone_is_refused_with_what_to_do() -> None:
     message = _refused(io.BytesIO(b"image,label\n"), name="pets.csv")
     assert "pack it as manifest.csv into one zip" in message
+    message = _refused(io.BytesIO(b'{"image": "cat/1.jpg", "label": "cat"}'), name="pets.jsonl")
+    assert "write each image into its line of a .jsonl as a data URI" in message
 
 
 def test_shards_in_a_tar_are_looked_into_and_in_a_zip_only_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:

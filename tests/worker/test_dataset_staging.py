@@ -1,7 +1,9 @@
 """Each kind of dataset, from the reference to what the trainer reads; none of it is a folder of classes."""
 
 import io
+import json
 import tarfile
+from base64 import b64encode
 from pathlib import Path
 
 import pyarrow
@@ -43,7 +45,18 @@ def _write_manifest(folder: Path, pictures):
     (folder / "manifest.csv").write_text("\n".join(["image,label", *lines]))
 
 
-WRITERS = {"shards": _write_shards, "tables": _write_tables, "manifest": _write_manifest}
+def _write_data_uris(folder: Path, pictures):
+    folder.mkdir(parents=True)
+    rows = [{"image": f"data:image/png;base64,{b64encode(c).decode()}", "label": n[:-6]} for n, c in pictures.items()]
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+WRITERS = {
+    "shards": _write_shards,
+    "tables": _write_tables,
+    "manifest": _write_manifest,
+    "data_uris": _write_data_uris,
+}
 
 
 @pytest.fixture(params=[None, 2000], ids=["staged", "streamed"])

@@ -1,4 +1,4 @@
-"""An evaluation from its POST to its table: the API, a real worker, and a cell that fails with it and is tried again."""
+"""An evaluation from its POST to its table: the API, real workers, a cell that fails with one and is tried again."""
 
 import time
 
