@@ -17,7 +17,7 @@ from alignclip_core.errors import LabelsInvalid
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.images import Preprocessing
 from alignclip_core.method.losses import class_logits
-from alignclip_core.pixels import normalise, prepare_image
+from alignclip_core.pixels import prepare_image
 from alignclip_core.runtimes.torch_tower import TorchTower
 from alignclip_core.runtimes.towers import ImageTower
 
@@ -90,7 +90,7 @@ class Classifier:
 
     def features(self, pixels: UInt8[Tensor, "images 3 size size"]) -> Float[Tensor, "images dim"]:
         """The same of images that `prepare_image` made, in one forward pass."""
-        return self.tower(normalise(pixels, self.preprocessing))
+        return self.tower(pixels)
 
     def classify(
         self, images: Sequence[Image.Image], class_embeddings: Float[Tensor, "classes dim"]

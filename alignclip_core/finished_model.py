@@ -95,6 +95,7 @@ def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch
     if saved.learned:
         learned = load_learned_classes(config, saved.learned, saved.manifest["logit_scale"]).to(device)
     encoder = build_image_encoder(base_model, device)
+    encoder.preprocess = preprocessing_of(saved.manifest)  # as it was trained
     encoder.pool_by(saved.manifest["config"].get("pooling"))
     try:
         encoder.load_state_dict(saved.weights)
@@ -103,7 +104,7 @@ def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch
     return FinishedModel(
         image_encoder=encoder,
         base_model=base_model,
-        preprocessing=preprocessing_of(saved.manifest),
+        preprocessing=encoder.preprocess,
         logit_scale=saved.manifest["logit_scale"],
         class_names=saved.manifest["class_names"],
         templates=tuple(saved.manifest["templates"]),

@@ -47,8 +47,9 @@ def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> UInt8[Ten
         image = _fit_inside(image, size, interpolation)
     else:
         image = F.resize(image, size, interpolation=interpolation)
-    pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [size, size]))  # black where a side is shorter
-    return pixels
+    cropped = np.asarray(F.center_crop(image, [size, size]))  # black where a side is shorter
+    # Copied by numpy: torch wakes a thread for every core to copy one picture, and they spin on when they are done.
+    return torch.from_numpy(np.ascontiguousarray(cropped.transpose(2, 0, 1)))
 
 
 def random_crop(

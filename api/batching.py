@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ Compute = Callable[[Tensor], Tensor]  # pixels [images, 3, size, size] -> featur
 class Waiting(NamedTuple):
     """Images of one request until their features are there."""
 
-    pixels: Tensor
+    images: Sequence[Tensor]
     since: float
     features: Future[Tensor]
 
@@ -59,7 +60,7 @@ class Batcher:
         self._thread.start()
 
     @contextmanager
-    def arriving(self, key: Hashable, compute: Compute) -> Iterator[Callable[[Tensor], Future[Tensor]]]:
+    def arriving(self, key: Hashable, compute: Compute) -> Iterator[Callable[[Sequence[Tensor]], Future[Tensor]]]:
         """Images of a request are decoded in this block, and others wait for them a moment; what it gives submits them.
 
         Requests of one key share batches, at most `max_images` each.
@@ -68,7 +69,7 @@ class Batcher:
             line = self._lines.setdefault(key, Line(compute))
             line.num_arriving += 1
         try:
-            yield lambda pixels: self._submit(line, pixels)
+            yield lambda images: self._submit(line, images)
         finally:
             with self._changed:
                 line.num_arriving -= 1
@@ -87,10 +88,10 @@ class Batcher:
                 if one.features.set_running_or_notify_cancel():
                     one.features.set_exception(RuntimeError("The service stops."))
 
-    def _submit(self, line: Line, pixels: Tensor) -> Future[Tensor]:
+    def _submit(self, line: Line, images: Sequence[Tensor]) -> Future[Tensor]:
         future: Future[Tensor] = Future()
         with self._changed:
-            line.waiting.append(Waiting(pixels, time.monotonic(), future))
+            line.waiting.append(Waiting(images, time.monotonic(), future))
             self._changed.notify()
         return future
 
@@ -99,9 +100,9 @@ class Batcher:
             compute, batch = taken
             if batch:
                 now = time.monotonic()
-                self._observe(sum(len(one.pixels) for one in batch), [now - one.since for one in batch])
+                self._observe(sum(len(one.images) for one in batch), [now - one.since for one in batch])
                 _answer(compute, batch)
-            del batch, taken  # the pixels, while the thread waits
+            del batch, taken  # the images, while the thread waits
 
     def _next_batch(self) -> tuple[Compute, list[Waiting]] | None:
         with self._changed:
@@ -123,7 +124,7 @@ class Batcher:
     def _is_ready(self, line: Line, now: float) -> bool:
         if not line.waiting:
             return False
-        is_full = sum(len(one.pixels) for one in line.waiting) >= self._max_images
+        is_full = sum(len(one.images) for one in line.waiting) >= self._max_images
         return is_full or line.num_arriving == 0 or now - line.waiting[0].since >= self._max_wait_seconds
 
     def _seconds_to_wait(self) -> float | None:
@@ -134,11 +135,11 @@ class Batcher:
         """The first of the line that fit into one batch, without those whose clients gave up."""
         batch: list[Waiting] = []
         num_images = 0
-        while line.waiting and (not batch or num_images + len(line.waiting[0].pixels) <= self._max_images):
+        while line.waiting and (not batch or num_images + len(line.waiting[0].images) <= self._max_images):
             one = line.waiting.popleft()
             if one.features.set_running_or_notify_cancel():
                 batch.append(one)
-                num_images += len(one.pixels)
+                num_images += len(one.images)
         return batch
 
     def _forget_idle(self, key: Hashable) -> None:
@@ -150,7 +151,7 @@ class Batcher:
 def _answer(compute: Compute, batch: Sequence[Waiting]) -> None:
     """Compute the batch at once; where that fails, each request alone, so that none suffers for another's images."""
     try:
-        features = compute(torch.cat([one.pixels for one in batch]))
+        features = compute(_stack([image for one in batch for image in one.images]))
     except Exception as error:
         if len(batch) == 1:
             batch[0].features.set_exception(error)
@@ -158,5 +159,10 @@ def _answer(compute: Compute, batch: Sequence[Waiting]) -> None:
             for one in batch:
                 _answer(compute, [one])
         return
-    for one, part in zip(batch, features.split([len(one.pixels) for one in batch]), strict=True):
+    for one, part in zip(batch, features.split([len(one.images) for one in batch]), strict=True):
         one.features.set_result(part)
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """One tensor of all; by numpy, since torch's threads spin on after such a copy and keep the cores from others."""
+    return torch.from_numpy(np.stack([image.numpy() for image in images]))

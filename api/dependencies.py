@@ -15,6 +15,8 @@ from api.errors import AuthenticationFailed, MediaTypeUnsupported, RequestInvali
 from api.rate_limits import kind_of
 from api.resources import Resources
 
+# What only looks something up is async: FastAPI gives every other dependency a turn in a thread.
+
 MAX_IDEMPOTENCY_KEY = 255
 
 _bearer = HTTPBearer(
@@ -22,7 +24,7 @@ _bearer = HTTPBearer(
 )
 
 
-def get_resources(request: Request) -> Resources:
+async def get_resources(request: Request) -> Resources:
     """What the lifespan opened."""
     resources: Resources = request.app.state.resources
     return resources
@@ -56,7 +58,7 @@ CallerDep = Annotated[Caller, Security(get_caller)]
 AdminDep = Annotated[Caller, Security(get_caller, scopes=["admin"])]
 
 
-def get_owner(caller: CallerDep) -> str:
+async def get_owner(caller: CallerDep) -> str:
     """Owner of the key, whose rows alone the route sees."""
     return caller.owner
 

@@ -29,7 +29,7 @@ async def compute_features(resources: Resources, classifier: Classifier, sources
         with resources.batcher.arriving(classifier, classifier.features) as submit:
             batch = range(start, min(start + size, len(sources)))
             decoded = await asyncio.gather(*(_decode(resources, classifier, sources, index) for index in batch))
-            submitted = submit(torch.stack(decoded))
+            submitted = submit(decoded)
         features.append(await asyncio.wrap_future(submitted))
     return torch.cat(features)
 

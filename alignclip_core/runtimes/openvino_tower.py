@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openvino
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from alignclip_core.encoder import ImageEncoder
-from alignclip_core.runtimes.towers import Precision, Runtime
+from alignclip_core.runtimes.towers import PixelTower, Precision, Runtime
 
 DEVICE = "CPU"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # as OpenVINO calls them
@@ -31,12 +31,12 @@ class OpenVinoTower:
         self.num_bytes = sum(value.nbytes for value in encoder.state_dict().values())  # kept in fp32, whatever computes
         self._compiled = _thread.submit(_compile, encoder, precision, torch.get_num_threads()).result()
 
-    def __call__(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch dim"]:
+    def __call__(self, pixels: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch dim"]:
         """Image features of unit length, fp32 on the CPU."""
-        return _thread.submit(self._run, images).result()
+        return _thread.submit(self._run, pixels).result()
 
-    def _run(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self._compiled(images.numpy())[0].copy())
+    def _run(self, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(self._compiled(pixels.numpy())[0].copy())
 
 
 def computes_bf16() -> bool:
@@ -59,9 +59,9 @@ def _compile(encoder: ImageEncoder, precision: Precision, num_threads: int) -> o
 
 def _convert(encoder: ImageEncoder) -> openvino.Model:
     size = encoder.preprocess.image_size
-    example = torch.zeros(2, 3, size, size)
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes that tracing makes constant: all but the batch's are
         # Traced here, since convert_model would run the tower twice more to check the trace; parity.py does that.
-        traced = torch.jit.trace(encoder, example, check_trace=False)
+        traced = torch.jit.trace(PixelTower(encoder), example, check_trace=False)
         return openvino.convert_model(traced, example_input=example, input=[-1, 3, size, size])

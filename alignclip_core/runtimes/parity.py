@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from alignclip_core.encoder import ImageEncoder
-from alignclip_core.images import Preprocessing
-from alignclip_core.pixels import normalise
-from alignclip_core.runtimes.towers import ImageTower
+from alignclip_core.runtimes.towers import ImageTower, PixelTower
 
 MIN_COSINE = 0.9999  # of an image's features in both; less, and labels that are nearly tied change places
 NUM_PROBES = 4
@@ -25,13 +23,13 @@ def min_cosine(reference: Float[Tensor, "images dim"], features: Float[Tensor, "
 @torch.no_grad()
 def self_check(tower: ImageTower, encoder: ImageEncoder) -> float:
     """`min_cosine` over made-up pictures, against the encoder in fp32 on the CPU."""
-    images = probes(encoder.preprocess)
-    return min_cosine(encoder(images), tower(images))
+    pixels = probes(encoder.preprocess.image_size)
+    return min_cosine(PixelTower(encoder)(pixels), tower(pixels))
 
 
-def probes(preprocessing: Preprocessing) -> Float[Tensor, "images 3 size size"]:
-    """Pictures of soft random colours, the same always, normalised."""
+def probes(size: int) -> UInt8[Tensor, "images 3 {size} {size}"]:
+    """Pictures of soft random colours, the same always."""
     random = torch.Generator().manual_seed(0)
     coarse = torch.rand(NUM_PROBES, 3, PROBE_DETAIL, PROBE_DETAIL, generator=random)
-    soft = F.interpolate(coarse, preprocessing.image_size, mode="bicubic").clamp(0, 1)
-    return normalise((255 * soft).to(torch.uint8), preprocessing)
+    soft = F.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
+    return (255 * soft).to(torch.uint8)

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from alignclip_core.base_models import read_card
-from alignclip_core.classifier import Classifier
+from alignclip_core.finished_model import load_finished_model
 from alignclip_store import models
 from alignclip_store.database import reading
 
@@ -35,9 +35,9 @@ def test_zip_of_a_tuned_model_gives_its_logits_in_open_clip(service, tuned, tmp_
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     with reading(service.engine) as session:
         folder = service.artifacts.local_path(models.get_model(session, "default", tuned).artifact_uri)
-    own = Classifier.load(folder, read_card(service.settings.models_location / "tiny", "tiny"))
+    own = load_finished_model(folder, read_card(service.settings.models_location / "tiny", "tiny"))
     with torch.no_grad():
-        assert_close(model.eval().encode_image(images, normalize=True), own.tower(images), atol=1e-5, rtol=0)
+        assert_close(model.eval().encode_image(images, normalize=True), own.image_encoder(images), atol=1e-5, rtol=0)
     assert model.logit_scale.exp().item() == pytest.approx(own.logit_scale)
     about = json.loads((tmp_path / "alignclip.json").read_text())
     assert about["labels"] == ["cat", "dog", "red_panda"]
