@@ -101,6 +101,9 @@ class Settings(BaseSettings):
         description="CUDA devices that train each job of this worker together, such as 0,1; unset: the first.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of a process; unset: torch's default.")
+    confine_trainers: bool = Field(
+        True, description="Shut trainers in by the kernel (Landlock) where it can: docs/security.md."
+    )
 
     metrics_access: Literal["key", "open"] = Field(
         "key", description="Who reads /metrics: an admin's key, or everybody who reaches the port."

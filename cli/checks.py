@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignclip_core.base_models import STARTER_FOLDER, list_base_models
+from alignclip_core.confinement import landlock_version
 from alignclip_store.settings import Settings
 from cli.broker import answers, valkey_binary
 from cli.errors import CliError
@@ -180,11 +181,16 @@ def check_api_key(settings: Settings) -> Finding:
     return Finding("ok", f"{file}, for its owner alone")
 
 
-def check_isolation() -> Finding:
-    """What `serve` cannot shut a trainer in with: it needs another user or the kernel's leave."""
+def check_isolation(settings: Settings) -> Finding:
+    """What trainers are shut in with here, and what not: that needs another user or the kernel's leave."""
     limits = {name: Path(f"/sys/fs/cgroup/{name}") for name in ("memory.max", "pids.max")}
     unlimited = [name for name, file in limits.items() if not file.is_file() or file.read_text().strip() == "max"]
-    text = "trainers are told no secret; not enforced here: a user of their own, no network, a read-only disk"
+    if settings.confine_trainers and landlock_version():
+        text = "trainers are told no secret and shut in by the kernel; not enforced here: a user of their own, no UDP"
+    else:
+        reason = "the kernel has no Landlock" if settings.confine_trainers else "ALIGNCLIP_CONFINE_TRAINERS is off"
+        text = f"trainers are told no secret; not enforced here ({reason}): a user of their own, no network"
+        text += ", a read-only disk, no sight of keys and other owners' files"
     if unlimited:
         text += f", limits of memory and processes ({', '.join(unlimited)})"
     return Finding("note", text, "docker-compose.yml enforces them; docs/security.md says how.")

@@ -30,7 +30,7 @@ def doctor(
         ("artifacts", lambda: checks.check_artifacts(settings)),
         ("disk", lambda: checks.check_disk(settings.home_dir)),
         ("API key", lambda: checks.check_api_key(settings)),
-        ("isolation", checks.check_isolation),
+        ("isolation", lambda: checks.check_isolation(settings)),
         ("port", lambda: checks.check_port(settings.home_dir, port)),
     )
     num_missing = 0

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import alignclip_core
+from alignclip_core.confinement import Confinement
 from alignclip_core.faults import FAULTS_VARIABLE
 from alignclip_core.parent_watch import PARENT_VARIABLE, SILENCE_SECONDS
 from alignclip_core.run_dir import RunDir
@@ -28,6 +30,10 @@ PASSED_VARIABLES = frozenset(
 PASSED_PREFIXES = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "KMP_")
 
 
+CODE = Path(alignclip_core.__file__).parent.parent
+INSTALLATION = (CODE, Path(sys.prefix), Path(sys.base_prefix))  # a home may lie around it
+
+
 class Trainer:
     """A trainer process, or a classifier, that leads its own session and process group, and dies with the worker.
 
@@ -38,7 +44,7 @@ class Trainer:
     def __init__(self, run_dir: RunDir, settings: Settings, command: Sequence[str]) -> None:
         with run_dir.log_file.open("ab") as log_file:
             self._process = subprocess.Popen(
-                command,
+                shut_in(command, run_dir, settings),
                 env=trainer_environment(os.environ, settings),
                 cwd=run_dir.path,
                 stdin=subprocess.PIPE,
@@ -90,6 +96,23 @@ class Trainer:
                     return
 
 
+def shut_in(command: Sequence[str], run_dir: RunDir, settings: Settings) -> list[str]:
+    """The command, which sees nothing of the service's home but the base models and its own run directory.
+
+    It has a network only where it needs one: images are streamed, or ranks on several GPUs meet.
+    """
+    if not settings.confine_trainers:
+        return list(command)
+    confinement = Confinement(
+        hidden=settings.home_dir,
+        readable=(settings.models_location, *settings.dataset_roots, *INSTALLATION),
+        own=run_dir.path,
+        writable=(Path(tempfile.gettempdir()), Path("/dev")),
+        has_network=settings.dataset_cache_bytes is not None or "," in (settings.gpus or ""),
+    )
+    return confinement.wrap(command)
+
+
 def trainer_command(run_dir: RunDir, settings: Settings) -> list[str]:
     """The process of a fine-tuning job, on all GPUs of the worker."""
     command = _command("alignclip_core.train", run_dir, settings)
@@ -124,7 +147,7 @@ def trainer_environment(environment: Mapping[str, str], settings: Settings) -> d
     if settings.gpus is not None:
         passed["CUDA_VISIBLE_DEVICES"] = settings.gpus
     return passed | {
-        "PYTHONPATH": str(Path(alignclip_core.__file__).parent.parent),
+        "PYTHONPATH": str(CODE),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from alignclip_core.confinement import landlock_version
+
 ALIGNCLIP = str(Path(sys.executable).with_name("alignclip"))
 NAMES = (
     "Python", "PyTorch", "starter model", "base models", "database", "broker", "artifacts", "disk", "API key",
@@ -47,7 +49,11 @@ def test_bare_machine_needs_nothing(doctor, free_port, tmp_path):
     assert {state_of(shown, name) for name in NAMES} <= {"ok", "note"}
     assert not (tmp_path / "home" / "alignclip.db").exists()
     assert "alignclip models pull" in shown
-    assert "not enforced here: a user of their own, no network" in shown
+    assert ("shut in by the kernel" in shown) == (landlock_version() > 0)
+    assert "not enforced here" in shown
+    shown, _ = doctor("--port", free_port, ALIGNCLIP_CONFINE_TRAINERS="false")
+    assert "ALIGNCLIP_CONFINE_TRAINERS is off" in shown
+    assert "a user of their own, no network" in shown
 
 
 def test_each_missing_part_is_named_with_its_remedy(doctor, tmp_path):
