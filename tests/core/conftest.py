@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
@@ -17,6 +18,7 @@ from alignclip_core.config import PROMPT_LEARNERS, FinetuneConfig, make_config
 from alignclip_core.dataset.layout import list_folder, read_layout
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_image_encoder, build_text_encoder
+from alignclip_core.faults import FAULTS_VARIABLE
 from alignclip_core.images import DEFAULT_LIMITS
 from alignclip_core.prompts import class_similarity_of
 from alignclip_core.ranks import Ranks
@@ -120,6 +122,37 @@ def write_run(tiny_base_model: BaseModel, draw_dataset) -> Callable[..., RunDir]
         return run_dir
 
     return write
+
+
+@dataclass(frozen=True)
+class HeldStep:
+    """A step in whose middle a trainer waits, as alignclip_core/faults.py has it; `environment` is the trainer's."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {FAULTS_VARIABLE: str(self.folder)}
+
+    def is_reached(self) -> bool:
+        return any(self.folder.glob("mid_step.*"))
+
+    def release(self) -> None:
+        for path in self.folder.glob("mid_step.*"):
+            path.unlink()
+
+
+@pytest.fixture
+def hold_step(tmp_path: Path) -> Callable[[int], HeldStep]:
+    """hold_step(n): the n-th step that trainers with its environment come to."""
+
+    def hold(number: int) -> HeldStep:
+        folder = tmp_path / "faults"
+        folder.mkdir()
+        (folder / "mid_step").write_text(str(number))
+        return HeldStep(folder)
+
+    return hold
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +71,19 @@ def run_main(models_dir):
 
 @pytest.fixture
 def start(models_dir):
-    """start(run_dir, *options): a trainer process; killed at the test's end if it still runs."""
+    """start(run_dir, *options, **environment): a trainer process; killed at the test's end if it still runs."""
     started: list[subprocess.Popen] = []
 
-    def start_trainer(run_dir: RunDir, *options: str) -> subprocess.Popen:
+    def start_trainer(run_dir: RunDir, *options: str, **environment: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "alignclip_core.train", str(run_dir.path), "--models-dir", str(models_dir)]
         with run_dir.log_file.open("ab") as log:
             process = subprocess.Popen(
-                [*command, "--threads", "1", *options], stdin=subprocess.PIPE, stdout=log, stderr=log
+                [*command, "--threads", "1", *options],
+                env=os.environ | environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                bufsize=0,
             )
         started.append(process)
         return process
@@ -203,10 +210,11 @@ def _accuracy(run_dir: RunDir, base_model) -> float:
     return sum(hits) / len(hits)
 
 
-def test_a_killed_run_goes_on_and_equals_one_that_was_not_killed(make_run, start, uninterrupted):
-    killed = make_run(**LONG)
-    process = start(killed)
-    wait_for(lambda: records(killed, "checkpoint"), process, killed)
+def test_a_killed_run_goes_on_and_equals_one_that_was_not_killed(make_run, start, hold_step, uninterrupted):
+    killed, step = make_run(**LONG), hold_step(30)
+    process = start(killed, **step.environment)
+    wait_for(step.is_reached, process, killed)
+    assert records(killed, "checkpoint")
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert killed.read_manifest() is None
@@ -223,20 +231,18 @@ def test_a_killed_run_goes_on_and_equals_one_that_was_not_killed(make_run, start
     assert phases.count("evaluating_zero_shot") == 1  # kept in the checkpoint
 
 
-def test_sigterm_ends_a_supervised_run_after_a_checkpoint_and_it_goes_on(make_run, start, models_dir, uninterrupted):
-    stopped = make_run(**LONG)
-    process = start(stopped, "--supervised")
-
-    def is_training() -> bool:
-        process.stdin.write(b".")
-        process.stdin.flush()
-        return len(records(stopped, "train")) >= 13
-
-    wait_for(is_training, process, stopped)
-    process.terminate()
-    assert process.wait(WAIT_SECONDS) == EXIT_STOPPED, stopped.log_file.read_text()
+def test_sigterm_ends_a_supervised_run_after_a_checkpoint_and_it_goes_on(
+    make_run, start, hold_step, models_dir, uninterrupted
+):
+    stopped, step = make_run(**LONG), hold_step(14)
+    process = start(stopped, "--supervised", **step.environment)
+    with _beating(process):
+        wait_for(step.is_reached, process, stopped)
+        process.terminate()
+        step.release()
+        assert process.wait(WAIT_SECONDS) == EXIT_STOPPED, stopped.log_file.read_text()
     last_step = records(stopped, "train")[-1].step
-    assert last_step < LONG["num_steps"]
+    assert last_step == 14
     assert stopped.list_checkpoints()[-1][0] == last_step
     assert records(stopped, "checkpoint")[-1].step == last_step
     assert stopped.read_manifest() is None
@@ -477,6 +483,25 @@ def test_a_trainer_ends_when_its_supervisor_falls_silent():
                 assert process.wait(WAIT_SECONDS) == EXIT_FAILED
                 return
             process.kill()  # a busy machine held this process up, and its silence meanwhile says nothing
+
+
+@contextlib.contextmanager
+def _beating(process: subprocess.Popen) -> Iterator[None]:
+    """Writes to its stdin as a supervisor does, while the block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            while not ended.wait(0.1):
+                process.stdin.write(b".")
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _beat(process: subprocess.Popen, seconds: float) -> float:

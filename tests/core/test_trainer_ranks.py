@@ -98,14 +98,16 @@ def test_two_processes_equal_one_with_the_whole_batch(make_run, start, tiny_base
     assert "2 processes on" in records(together, "event")[0].values["message"]
 
 
-def test_a_stop_of_the_first_rank_stops_all_and_the_run_goes_on_bit_for_bit(make_run, start):
+def test_a_stop_of_the_first_rank_stops_all_and_the_run_goes_on_bit_for_bit(make_run, start, hold_step):
     whole, stopped = make_run("whole", **LONG), make_run("stopped", **LONG)
     undisturbed = start(whole, launcher=TORCHRUN)
-    trainer = start(stopped, "--processes", "2")
-    wait_for(lambda: records(stopped, "train"), trainer, stopped)
+    held = hold_step(5)  # the third of one rank, while the other waits for it
+    trainer = start(stopped, "--processes", "2", **held.environment)
+    wait_for(held.is_reached, trainer, stopped)
     others = psutil.Process(trainer.pid).children()
     assert len(others) == 1
     trainer.send_signal(signal.SIGTERM)
+    held.release()
     assert trainer.wait(WAIT_SECONDS) == EXIT_STOPPED, stopped.log_file.read_text()
     assert not any(other.is_running() for other in others)
     step, folder = stopped.list_checkpoints()[-1]
