@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.orm import Session
 
 from alignclip_core.config import TEMPLATE_SETS
@@ -65,6 +65,12 @@ class ClassificationResult(BaseModel):
     num_judged: int = Field(description="Images whose folder names one of the labels.")
     accuracy: float | None = Field(description="Over those that are judged; null where there are none.")
     sha256: str = Field(description="Of the result file.")
+
+    @field_validator("num_by_label")
+    @classmethod
+    def _most_frequent_first(cls, counts: dict[str, int]) -> dict[str, int]:
+        """Not every database keeps the order of keys."""
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 class ClassificationAnswer(BaseModel):

@@ -11,11 +11,13 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from alignclip_store.job_kinds import FACTS, JobKind
 from cli.environment import load_client_settings
 from cli.errors import RequestRefused, ServiceUnreachable, StreamUnusable
 
 Json = dict[str, Any]
 
+CLASSIFICATION_PREFIX = f"{FACTS[JobKind.CLASSIFICATION].id_prefix}-"  # of ids
 CONNECT_SECONDS = 5.0
 STREAM_SECONDS = 45.0  # between two signs of life of a stream, which come every 15
 NO_STREAM = (404, 405, 406, 501)  # of a stream whose job is there: an older service, or a proxy
@@ -66,7 +68,19 @@ class ServiceClient:
         return jobs
 
     def change_job(self, job_id: str, verb: Literal["cancel", "pause", "resume", "retry"]) -> Json:
-        return self._send("POST", f"/fine_tuning/jobs/{quote(job_id, safe='')}/{verb}")
+        """A fine-tuning job's, or a classification's: its id says which it is."""
+        place = "/classifications" if job_id.startswith(CLASSIFICATION_PREFIX) else "/fine_tuning/jobs"
+        return self._send("POST", f"{place}/{quote(job_id, safe='')}/{verb}")
+
+    def create_classification(self, body: Mapping[str, Any]) -> Json:
+        return self._send("POST", "/classifications", json=body)
+
+    def get_classification(self, classification_id: str) -> Json:
+        return self._send("GET", f"/classifications/{quote(classification_id, safe='')}")
+
+    def fetch_results(self, classification_id: str, file: IO[bytes]) -> None:
+        """Write the answers of a classification to the file, while they come."""
+        self._fetch(f"/classifications/{quote(classification_id, safe='')}/results", {}, file)
 
     def stream_job(self, job_id: str, last_event_id: str) -> Iterator[tuple[str, Json]]:
         """What happens to the job behind that id, as (kind of message, its object), while the connection holds.
@@ -123,11 +137,10 @@ class ServiceClient:
 
     def export(self, model: str, export_format: str, file: IO[bytes]) -> None:
         """Write the zip of an export to the file, while it comes."""
-        path = f"/models/{quote(model, safe='')}/export"
-        with (
-            self._unbroken("GET", path),
-            self._http.stream("GET", path, params={"format": export_format}) as response,
-        ):
+        self._fetch(f"/models/{quote(model, safe='')}/export", {"format": export_format}, file)
+
+    def _fetch(self, path: str, params: Json, file: IO[bytes]) -> None:
+        with self._unbroken("GET", path), self._http.stream("GET", path, params=params) as response:
             if response.is_error:
                 response.read()
                 raise _refusal(response)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.client import connect
+from cli.client import CLASSIFICATION_PREFIX, connect
 from cli.console import out
 
 
@@ -27,13 +27,13 @@ def jobs(limit: Annotated[int, typer.Option(min=1, help="How many of the newest 
 
 
 def cancel(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
-    """Cancel a job; one that trains stops within seconds."""
+    """Cancel a job or a classification; one that runs stops within seconds."""
     with connect() as client:
         job = client.change_job(job_id, "cancel")
     if job["status"] == "cancelled":
         out.print(f"{job_id} is cancelled.", markup=False)
     else:
-        out.print(f"{job_id} is being cancelled; see it end with: alignclip watch {job_id}", markup=False)
+        out.print(f"{job_id} is being cancelled; see it end with: alignclip {_watching(job_id)}", markup=False)
 
 
 def pause(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
@@ -52,7 +52,13 @@ def resume(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the 
 
 
 def retry(job_id: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
-    """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
+    """Queue a failed or cancelled job or classification again; it goes on from its last checkpoint."""
     with connect() as client:
         client.change_job(job_id, "retry")
-    out.print(f"{job_id} is queued again; watch it with: alignclip watch {job_id}", markup=False)
+    out.print(f"{job_id} is queued again; watch it with: alignclip {_watching(job_id)}", markup=False)
+
+
+def _watching(job_id: str) -> str:
+    """The command that watches a job or a classification."""
+    is_classification = job_id.startswith(CLASSIFICATION_PREFIX)
+    return f"{'classify-dataset' if is_classification else 'watch'} {job_id}"

@@ -11,6 +11,7 @@ from alignclip_core.errors import AlignClipError
 from alignclip_store.errors import StoreError
 from cli import dataset, keys, models
 from cli.classify import classify
+from cli.classify_dataset import classify_dataset
 from cli.doctor import doctor
 from cli.environment import load_settings
 from cli.errors import CliError
@@ -49,8 +50,8 @@ def migrate() -> None:
 
 
 for command in (
-    serve, submit, watch, jobs, cancel, pause, resume, retry, classify, interpolate, export, explain, train, evaluate,
-    convert, doctor, migrate,
+    serve, submit, watch, jobs, cancel, pause, resume, retry, classify, classify_dataset, interpolate, export, explain,
+    train, evaluate, convert, doctor, migrate,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(models.app, name="models")

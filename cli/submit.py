@@ -50,9 +50,9 @@ def submit(
         "model": model,
         "algorithm": algorithm,
         "preset": preset,
-        "unseen_classes": _split(unseen),
-        "test_domains": _split(test_domain),
-        "templates": template[0] if template and len(template) == 1 and "{}" not in template[0] else template,
+        "unseen_classes": split_names(unseen),
+        "test_domains": split_names(test_domain),
+        "templates": read_templates(template),
         "num_steps": steps,
         "n_epochs": epochs,
         "seed": seed,
@@ -74,14 +74,14 @@ def submit(
     err.print(f"Watch it with: alignclip watch {job['id']}", markup=False)
 
 
-def provide_training_file(client: ServiceClient, source: str) -> str:
+def provide_training_file(client: ServiceClient, source: str, *, min_classes: int = 2) -> str:
     """The file id of an uploaded folder or file; anything that is neither is a file id, or a path or URL there.
 
     A folder's layout is checked before its first byte is sent. Raises `DatasetInvalid`.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        paths = paths_to_send(path)
+        paths = paths_to_send(path, min_classes=min_classes)
         num_bytes = sum((path / name).stat().st_size for name in paths)
         with _upload_progress(f"{len(paths)} files", num_bytes) as advance:
             return _create_file(client, f"{path.resolve().name}.zip", FolderArchive(path, paths, advance))
@@ -93,14 +93,14 @@ def provide_training_file(client: ServiceClient, source: str) -> str:
     raise CliError(f"There is no folder or file {source!r} here; a path at the service has to be absolute.")
 
 
-def paths_to_send(folder: Path) -> list[str]:
+def paths_to_send(folder: Path, *, min_classes: int = 2) -> list[str]:
     """The images of class folders; of a folder with lists or shards, all visible files. Raises `DatasetInvalid`."""
     paths = list_folder(folder)
     files = LocalFiles(folder, paths)
     visible = [name for name in paths if not name.endswith("/") and not f"/{name}".count("/.")]
     if any(name.endswith(".tar") for name in visible):
         return visible  # the service looks into shards
-    layout = read_dataset(files)
+    layout = read_dataset(files, min_classes=min_classes)
     return [sample.path for sample in layout.samples] if is_plain(layout, files) else visible
 
 
@@ -131,6 +131,11 @@ def _upload_progress(what: str, num_bytes: int) -> Iterator[Callable[[int], None
         yield lambda num_read: progress.advance(task, num_read)
 
 
-def _split(values: Options) -> list[str]:
+def read_templates(values: Options) -> list[str] | str | None:
+    """Templates, or the name of a set: a single one that is no template."""
+    return values[0] if values and len(values) == 1 and "{}" not in values[0] else values
+
+
+def split_names(values: Options) -> list[str]:
     """The names of an option that is repeated, or holds several with commas between them, or both."""
     return [name.strip() for value in values or [] for name in value.split(",") if name.strip()]

@@ -181,8 +181,8 @@ def test_openais_client_sees_fine_tuning_jobs_alone(asked, ask):
     assert all(job.id.startswith("ftjob-") for job in listed)
     for method, path in (
         ("GET", ""), ("POST", "/cancel"), ("POST", "/pause"), ("POST", "/resume"), ("POST", "/retry"),
-        ("GET", "/events"), ("GET", "/checkpoints"), ("GET", "/runs"), ("GET", "/metrics"), ("GET", "/logs"), ("GET", "/split"),
-        ("GET", "/similarity"), ("GET", "/stream"),
+        ("GET", "/events"), ("GET", "/checkpoints"), ("GET", "/runs"), ("GET", "/metrics"), ("GET", "/logs"),
+        ("GET", "/split"), ("GET", "/similarity"), ("GET", "/stream"),
     ):  # fmt: skip
         answer = asked.http.request(method, f"/v1/fine_tuning/jobs/{job_id}{path}")
         assert answer.status_code == 404, path

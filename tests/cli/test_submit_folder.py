@@ -18,6 +18,13 @@ def test_of_class_folders_the_images_are_sent(tmp_path):
     assert paths_to_send(folder) == ["cat/1.jpg", "dog/1.jpg"]
 
 
+def test_images_without_class_folders_are_sent_where_no_class_is_needed(tmp_path):
+    folder = write(tmp_path, "1.jpg", "more/2.jpg", ".hidden/x.jpg")
+    assert paths_to_send(folder, min_classes=0) == ["1.jpg", "more/2.jpg"]
+    with pytest.raises(DatasetInvalid, match="lies in no class folder"):
+        paths_to_send(folder)
+
+
 def test_of_a_folder_with_a_list_everything_visible_is_sent(tmp_path):
     folder = write(tmp_path, "a/1.jpg", "a/2.jpg", ".hidden/x.jpg")
     write(folder, "manifest.csv", content="image,label\na/1.jpg,cat\na/2.jpg,dog\n")
