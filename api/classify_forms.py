@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,9 +113,9 @@ def _from_form(form: FormData) -> ClassifyRequest:
         images=images,
         labels=_names(text_or_list(fields.get("labels"), "labels"), "labels"),
         templates=_templates(text_or_list(fields.get("templates"), "templates"), "templates"),
-        top_k=_top_k(fields.get("top_k", [None])[-1]),
-        score_function=_score_function(fields.get("function_to_apply", [None])[-1]),
-        calibrated=_flag(fields.get("calibrated", [None])[-1], "calibrated"),
+        top_k=_top_k(_typed(fields.get("top_k"))),
+        score_function=_score_function(_typed(fields.get("function_to_apply"))),
+        calibrated=_flag(_typed(fields.get("calibrated")), "calibrated"),
         compare_with=fields.get("compare_with", [None])[-1] or None,
         form=form,
     )
@@ -184,6 +185,14 @@ def text_or_list(values: list[str] | None, param: str) -> Any:
     return values
 
 
+def _typed(values: list[str] | None) -> str | int | bool | None:
+    """What the last text of a form's field stands for: a whole number, a truth, or itself."""
+    if not values:
+        return None
+    text = values[-1]
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else {"true": True, "false": False}.get(text.lower(), text)
+
+
 def _names(given: Any, param: str) -> tuple[str, ...] | None:
     if given is None:
         return None
@@ -205,8 +214,6 @@ def _templates(given: Any, param: str) -> tuple[str, ...] | None:
 def _top_k(given: Any) -> int | None:
     if given is None:
         return None
-    if isinstance(given, str) and given.isdecimal():
-        given = int(given)
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
         raise RequestInvalid(f"top_k must be a whole number from 1 on, got {given!r}.", param="top_k")
     return given
@@ -214,11 +221,9 @@ def _top_k(given: Any) -> int | None:
 
 def _flag(given: Any, param: str) -> bool:
     """True where nothing is given."""
-    if given in (None, True, False):
-        return given is not False
-    if str(given).lower() not in ("true", "false"):
+    if given is not None and not isinstance(given, bool):
         raise RequestInvalid(f"{param} must be true or false, got {given!r}.", param=param)
-    return str(given).lower() == "true"
+    return given is not False
 
 
 def _score_function(given: Any) -> ScoreFunction:

@@ -26,6 +26,14 @@ _OPTIONS: dict[str, Any] = {
         "description": "False: probabilities as the model gives them, though its job fitted a temperature.",
     },
 }
+_PARAMETERS = {  # huggingface_hub sends null for what is unset
+    name: {"anyOf": [schema, {"type": "null"}]}
+    for name, schema in {
+        "candidate_labels": {"type": "array", "items": {"type": "string"}},
+        "hypothesis_template": _NAMES,
+        **_OPTIONS,
+    }.items()
+}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -49,14 +57,7 @@ _BODY = {
                     "required": ["inputs"],
                     "properties": {
                         "inputs": {"type": "string", "format": "byte", "description": "An image in base64."},
-                        "parameters": {
-                            "type": "object",
-                            "properties": {
-                                "candidate_labels": {"type": "array", "items": {"type": "string"}},
-                                "hypothesis_template": {"type": "string"},
-                                **_OPTIONS,
-                            },
-                        },
+                        "parameters": {"anyOf": [{"type": "object", "properties": _PARAMETERS}, {"type": "null"}]},
                     },
                 }
             },

@@ -224,6 +224,8 @@ def test_form_that_cannot_be_used_is_refused_by_name(classify, picture, data, pa
         (b'{"inputs": "https://example.org/cat.png"}', "not fetched"),
         (b'{"inputs": "", "parameters": []}', "parameters"),
         (b'{"inputs": "", "parameters": {"topk": 1}}', "'topk'"),
+        (b'{"inputs": "", "parameters": {"top_k": "1"}}', "whole number"),
+        (b'{"inputs": "", "parameters": {"calibrated": 1}}', "true or false"),
         (b'{"inputs": "", "parameters": {"candidate_labels": ["cat"]}}', "at least two"),
         (b'{"inputs": "", "parameters": {"candidate_labels": ["cat", "dog"]}}', "0 bytes"),
         (b'{"inputs": "", "parameters": {"candidate_labels": "cat"}}', "list"),

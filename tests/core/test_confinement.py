@@ -106,6 +106,16 @@ def test_a_network_that_is_needed_is_left(confinement, places, service):
     assert "connect" in reached
 
 
+def test_a_driver_makes_its_files_before(confinement, places):
+    """The program is the driver's; here another one has its name."""
+    program = places / "elsewhere" / "nvidia-modprobe"
+    program.write_text('#!/bin/sh\necho "$@" > "$(dirname "$0")/asked"\n')
+    program.chmod(0o755)
+    environment = {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    subprocess.run(confinement.wrap([sys.executable, "-c", ""]), env=environment, check=True)
+    assert (places / "elsewhere" / "asked").read_text() == "-u -c=0\n"
+
+
 def test_rights_cannot_be_taken_back(confinement, places):
     """Not by a program that the kernel would give more to, nor by another confinement."""
     wider = replace(confinement, hidden=places / "elsewhere")
