@@ -24,12 +24,11 @@ METHODS = ("zero_shot", "finetune", "clipood", "alignclip")
 
 def evaluate(
     datasets: Annotated[
-        list[Path] | None, typer.Argument(help="Folders or zips; dataset_shift trains on the first.")
+        list[Path] | None,
+        typer.Argument(help="Folders or zips; dataset_shift trains on the first. With --paper: which of its own."),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help=f"One of: {', '.join(PROTOCOLS)}.")] = None,
-    paper: Annotated[
-        str | None, typer.Option(help=f"Instead of datasets and protocol: {', '.join(experiment_names())}.")
-    ] = None,
+    paper: Annotated[str | None, typer.Option(help=f"Instead of a protocol: {', '.join(experiment_names())}.")] = None,
     data: Annotated[Path | None, typer.Option(help="With --paper: the folder of its datasets.")] = None,
     recipe: Annotated[str | None, typer.Option(help=f"The paper's settings: {', '.join(recipe_names())}.")] = None,
     method: Annotated[
@@ -57,15 +56,34 @@ def evaluate(
 ) -> None:
     """Ask one protocol of datasets, for several methods and seeds. The same command goes on where it was stopped.
 
-    With --paper, a table or figure of the paper: its grids on those of its datasets that are in the folder --data.
+    With --paper, a table or figure of the paper: its grids on those of its datasets that are in the folder --data, or
+    on those alone that are named.
     """
     spending = Spending(output.absolute(), parallel, threads, keep_models, plan)
     if paper is not None:
-        if datasets or protocol or data is None:
-            raise CliError("--paper takes its datasets from the folder --data, and no DATASETS and no --protocol.")
+        if data is None:
+            raise CliError("--paper takes its datasets from a folder; name it with --data.")
+        of_the_paper = {
+            "--protocol": protocol,
+            "--recipe": recipe,
+            "--shots": shots,
+            "--halves": halves,
+            "--test-fraction": test_fraction,
+        }
+        if given := [option for option, value in of_the_paper.items() if value is not None]:
+            raise CliError(
+                f"--paper has the paper's own {', '.join(given)}; single settings change by --set NAME=VALUE."
+            )
         experiment = find_experiment(paper, DEFAULT_SEEDS if seed is None else tuple(seed))
-        changes = GridChanges(model, tuple(method or ()), parse_assignments(set_ or []))
-        evaluate_experiment(experiment, data, changes, images_per_class, spending)
+        changes = GridChanges(
+            base_model=model,
+            methods=tuple(method or ()),
+            values=parse_assignments(set_ or []),
+            datasets=tuple(map(str, datasets or ())),
+            targets=tuple(target or ()),
+            images_per_class=images_per_class,
+        )
+        evaluate_experiment(experiment, data, changes, spending)
         return
     if not datasets or protocol is None:
         raise CliError("Name at least one dataset and a --protocol, or an experiment with --paper and --data.")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table as RichTable
 
 from alignclip_core.base_models import list_base_models
+from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import Method
 from alignclip_core.protocols.paper import Experiment, expected_layout
@@ -17,32 +21,41 @@ from cli.console import err, out
 from cli.environment import load_settings
 from cli.errors import CliError
 from cli.grid_data import find_dataset, open_data
-from cli.grids import Spending, cell_command, run_grids
+from cli.grids import WITH_TARGETS, Spending, run_grids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GridChanges:
     """What a user wants otherwise than the paper."""
 
     base_model: str | None = None
     methods: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()  # these alone; (): all
+    targets: tuple[str, ...] = ()  # domains to leave out; (): each in turn
+    images_per_class: int | None = None
 
-    def apply(self, grid: Grid) -> Grid:
-        """The grid with them."""
+    def grids_of(self, experiment: Experiment) -> list[Grid]:
+        """Its grids with them. Raises `CliError` for a dataset that none of them asks."""
+        known = {grid.dataset for grid in experiment.grids}
+        for name in self.datasets:
+            if name not in known:
+                raise CliError(f"{experiment.name} does not train on {name!r}; it does on {', '.join(sorted(known))}.")
+        return [self._apply(grid) for grid in experiment.grids if not self.datasets or grid.dataset in self.datasets]
+
+    def _apply(self, grid: Grid) -> Grid:
         return replace(
             grid,
             base_model=self.base_model or grid.base_model,
             methods=tuple(map(Method.parse, self.methods)) or grid.methods,
             values={**grid.values, **self.values},
+            choices=replace(grid.choices, targets=self.targets or grid.choices.targets),
         )
 
 
-def evaluate_experiment(
-    experiment: Experiment, root: Path, changes: GridChanges, images_per_class: int | None, spending: Spending
-) -> None:
+def evaluate_experiment(experiment: Experiment, root: Path, changes: GridChanges, spending: Spending) -> None:
     """Run what can be run, and say what the rest needs. Raises `CliError` where nothing can be."""
-    grids = [changes.apply(grid) for grid in experiment.grids]
+    grids = changes.grids_of(experiment)
     needs = [list(_needs(grid, root)) for grid in grids]
     all_needs = list(dict.fromkeys(need for of_grid in needs for need in of_grid))
     if spending.is_plan:
@@ -52,8 +65,9 @@ def evaluate_experiment(
     if not ready:
         raise CliError(f"{experiment.name} needs: {'; '.join(all_needs)}.")
     names = dict.fromkeys(name for grid in ready for name in (grid.dataset, *grid.choices.test_sets))
-    data = {name: open_data(_find(root, name), spending.output, images_per_class) for name in names}
-    run_grids([(grid, data[grid.dataset], cell_command) for grid in ready], data, spending, experiment.figures)
+    data = {name: open_data(_find(root, name), spending.output, changes.images_per_class) for name in names}
+    command_of = partial(_cell_command, experiment, root, changes)
+    run_grids([(grid, data[grid.dataset], command_of) for grid in ready], data, spending, experiment.figures)
     if all_needs:
         err.print(f"The rest of {experiment.name} needs: {'; '.join(all_needs)}.", markup=False)
 
@@ -68,6 +82,18 @@ def _needs(grid: Grid, root: Path) -> Iterator[str]:
         yield f"the base model {grid.base_model} (alignclip convert)"
     elif not known[grid.base_model].is_local:
         yield f"alignclip models pull {grid.base_model}"
+
+
+def _cell_command(experiment: Experiment, root: Path, changes: GridChanges, cell: Cell) -> str:
+    """The command that runs this cell alone, or with the others of its run."""
+    words = ["alignclip", "evaluate", cell.dataset, "--paper", experiment.name, "--data", str(root)]
+    words += ["--method", cell.method.text, "--seed", str(cell.seed)]
+    words += ["--target", cell.answer.target] if cell.question.protocol in WITH_TARGETS else []
+    words += ["--model", changes.base_model] if changes.base_model else []
+    words += ["--images-per-class", str(changes.images_per_class)] if changes.images_per_class else []
+    for name, value in changes.values.items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(words)
 
 
 def _find(root: Path, name: str) -> Path:

@@ -25,6 +25,8 @@ from cli.grid_data import GridData
 from cli.grid_runs import RESULTS_FILE, GridRun, GridRunner, plan_runs, unfinished
 
 CommandOf = Callable[[Cell], str]
+WITH_TARGETS = ("domain_shift", "in_the_wild")
+"""Protocols that leave a domain out."""
 NOT_OF_A_CELL = ("--method", "--seed", "--target", "--plan")
 """Options that a single cell's command says in its own way."""
 
@@ -111,7 +113,7 @@ def cell_command(cell: Cell) -> str:
         kept.append(words[place])
         place += 1
     kept += ["--method", cell.method.text, "--seed", str(cell.seed)]
-    if cell.question.protocol in ("domain_shift", "in_the_wild"):
+    if cell.question.protocol in WITH_TARGETS:
         kept += ["--target", cell.answer.target]
     return shlex.join(kept)
 

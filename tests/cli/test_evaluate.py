@@ -87,6 +87,29 @@ def test_grid_is_stopped_and_goes_on_and_the_model_is_tested_elsewhere(start_eva
     assert "dataset shift on pictures" in shown
 
 
+def test_a_table_of_the_paper_is_made_of_what_is_there_beside_its_own_figures(start_evaluate, pictures, tmp_path):
+    shutil.copytree(pictures / "ink", tmp_path / "root/dtd")
+    asked = ["--paper", "table5", "--data", "root", "--model", "starter", "--method", "zero_shot", "--seed", "0"]
+    code, shown, words = finished(start_evaluate(*asked, "--output", "grid"))
+    assert code == 0, words
+    assert "The rest of table5 needs: " in words
+    base, new = rows_of(tmp_path / "grid")
+    told = {"method", "protocol", "target", "seed", "n", "accuracy", "command", "split", "split_sha256", "trained"}
+    assert told <= base.keys() == new.keys()
+    assert (base["protocol"], base["target"], new["target"]) == ("unseen_classes", "base", "new")
+    asked_alone = "alignclip evaluate dtd --paper table5 --data root --method zero_shot --seed 0 --model starter"
+    assert base["command"] == new["command"] == asked_alone
+    tables = (tmp_path / "grid/tables.md").read_text()
+    assert "## unseen classes on dtd" in tables
+    assert "| zero_shot | " in tables
+    assert "| CLIP zero-shot (paper) | 53.24 | 59.9 |" in tables
+    (csv,) = (tmp_path / "grid/tables").glob("*.csv")
+    lines = csv.read_text().splitlines()
+    assert lines[0] == "method,base,new,H of averages,mean of H,seeds,trained"
+    assert [line.split(",")[0] for line in lines[1:]] == ["zero_shot", "CLIP zero-shot (paper)"]
+    assert "CLIP zero-shot (paper)" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -23,6 +23,15 @@ def test_every_row_of_the_document_plans(command, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_of_a_cell_plans_that_cell_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
+    words = ["evaluate", "vlcs", "--paper", "table6", "--data", str(tmp_path), "--method", "clipood", "--seed", "2"]
+    done = CliRunner().invoke(app, [*words, "--target", "SUN09", "--plan"])
+    assert done.exit_code == 0, done.output
+    cells = [line.split() for line in done.output.splitlines() if "clipood" in line]
+    assert [cell[1:6] for cell in cells] == [["vlcs", "domain_shift", "SUN09", "clipood", "2"]]
+
+
 def test_without_its_datasets_an_experiment_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
     (tmp_path / "pacs.zip").touch()
@@ -38,6 +47,12 @@ def test_without_its_datasets_an_experiment_says_what_it_needs(tmp_path, monkeyp
     ("words", "said"),
     [
         (["--paper", "table1"], "--data"),
+        (["--paper", "table1", "--data", ".", "--shots", "4", "--halves", "ceil"], "paper's own --shots, --halves"),
+        (
+            ["dtd", "--paper", "table1", "--data", "."],
+            "table1 does not train on 'dtd'; it does on domainnet, office_home",
+        ),
+        (["--paper", "table10", "--data", ".", "--target", "chalk", "--plan"], "'chalk' is no domain folder"),
         (["--paper", "table11", "--data", "."], "Unknown experiment 'table11'"),
         ([], "at least one dataset"),
     ],

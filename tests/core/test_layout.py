@@ -151,34 +151,6 @@ def test_a_domain_beside_a_folder_called_test_stays_a_domain():
     assert read_layout(["test/cat/1.jpg", "test/dog/1.jpg", "val/dog/1.jpg"]).domains == ("test", "val")
 
 
-def test_imagenet_v2s_numbered_folders_become_imagenets():
-    paths = [f"imagenetv2/{number}/1.jpg" for number in range(1000)]
-    layout = read_dataset(LocalFiles(Path("nowhere"), paths))
-    assert {sample.path: sample.class_name for sample in layout.samples}["imagenetv2/0/1.jpg"] == "n01440764"
-    assert len(layout.class_names) == 1000
-    few = read_dataset(LocalFiles(Path("nowhere"), paths[:10]))
+def test_a_few_numbered_folders_are_not_those_of_imagenet_v2():
+    few = read_dataset(LocalFiles(Path("nowhere"), [f"digits/{number}/1.jpg" for number in range(10)]))
     assert few.class_names == tuple("0123456789")
-
-
-@pytest.mark.parametrize(
-    ("name", "domains"),
-    [
-        ("PACS", ("art_painting", "cartoon", "photo", "sketch")),
-        ("VLCS", ("Caltech101", "LabelMe", "SUN09", "VOC2007")),
-        ("office_home", ("Art", "Clipart", "Product", "Real World")),
-        ("terra_incognita", ("location_100", "location_38", "location_43", "location_46")),
-        ("domain_net", ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")),
-    ],
-)
-def test_domainbeds_layouts_are_read_with_the_lists_that_lie_beside_them(name, domains):
-    paths = [f"{name}/{domain}/{label}/x.jpg" for domain in domains for label in ("dog", "house")]
-    extra = [f"{name}/{domains[0]}_train.txt", f"{name}/README.md"]
-    layout = read_dataset(LocalFiles(Path("nowhere"), paths + extra))
-    assert layout.domains == domains
-    assert layout.class_names == ("dog", "house")
-    assert layout.ignored == tuple(sorted(extra))
-
-
-def test_ucf101s_middle_frames_are_class_folders():
-    paths = ["UCF-101-midframes/Apply_Eye_Makeup/v_a.jpg", "UCF-101-midframes/Yo_Yo/v_b.jpg"]
-    assert read_dataset(LocalFiles(Path("nowhere"), paths)).class_names == ("Apply_Eye_Makeup", "Yo_Yo")

@@ -92,6 +92,28 @@ def test_a_bad_image_of_every_kind_is_left_out(make_service, tmp_path, pictures,
         assert listing_file(run.run_dir.dataset).is_file()
 
 
+def test_a_set_of_torchvision_is_staged_by_its_name_with_its_own_split(make_service, tmp_path, pictures, claim_run):
+    folder = tmp_path / "torchvision/oxford-iiit-pet"
+    for part in ("images", "annotations"):
+        (folder / part).mkdir(parents=True)
+    names = {name.replace("/", "_").removesuffix(".png"): content for name, content in pictures.items()}
+    for name, content in names.items():
+        (folder / f"images/{name}.jpg").write_bytes(content)
+    for part, numbers in (("trainval", "012"), ("test", "3")):
+        lines = [f"{name} 1 1 1\n" for name in names if name[-1] in numbers]
+        (folder / f"annotations/{part}.txt").write_text("".join(lines))
+    service = make_service(torchvision_root=tmp_path / "torchvision")
+    service.submit("torchvision://OxfordIIITPet", wakes=False)
+    run = claim_run(service)
+    with held_folder(run.run_dir.path):
+        stage(run)
+        samples = read_staged(run.run_dir.dataset).samples
+    assert {(sample.class_name, sample.split) for sample in samples} == {
+        (name, split) for name in ("blue", "green", "red") for split in ("train", "test")
+    }
+    assert len(samples) == len(pictures)
+
+
 def test_a_listing_that_is_none_is_refused(tmp_path):
     (tmp_path / "dataset.json").write_text('{"format_version": 9}')
     with pytest.raises(DatasetInvalid, match=r"dataset\.json is no list of images"):
