@@ -22,12 +22,13 @@ from sqlalchemy.orm import Session
 
 from alignclip_store.archives import DatasetLimits
 from alignclip_store.artifacts import ArtifactStore
-from alignclip_store.dataset_files import FolderFiles, StoredFiles, open_container, with_shards
+from alignclip_store.dataset_files import FolderFiles, StoredFiles, open_container
 from alignclip_store.errors import DatasetRejected
 from alignclip_store.files import get_file
 from alignclip_store.folders import open_below
 from alignclip_store.objects import ObjectFiles, locate_object, opened_object
 from alignclip_store.settings import Settings
+from alignclip_store.shard_files import with_shards
 
 FILE_ID_PREFIX = "file-"
 MAX_REFERENCE_BYTES = 4096

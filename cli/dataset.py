@@ -63,7 +63,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _look(reference: str, model: str, validation: str | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _look(reference: str, model: str, validation: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The report, made on this machine with bars that tell how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with ExitStack() as stack:

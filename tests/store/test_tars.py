@@ -11,10 +11,11 @@ import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from alignclip_core.dataset.reading import read_dataset
-from alignclip_store import dataset_files
+from alignclip_store import shard_files
 from alignclip_store.archives import DatasetLimits
-from alignclip_store.dataset_files import open_container, with_shards
+from alignclip_store.dataset_files import open_container
 from alignclip_store.errors import DatasetRejected
+from alignclip_store.shard_files import with_shards
 
 LIMITS = DatasetLimits(max_bytes=1 << 20, max_files=50)
 FILES = {"cat/1.jpg": b"cat", "dog/hérisson.jpg": b"d" * 70_000}
@@ -151,7 +152,7 @@ def test_shards_in_a_tar_are_looked_into_and_in_a_zip_only_small_ones(monkeypatc
             ("cat", "train"),
             ("dog", "train"),
         ]
-    monkeypatch.setattr(dataset_files, "MAX_MEMBER_BYTES", len(shard))
+    monkeypatch.setattr(shard_files, "MAX_MEMBER_BYTES", len(shard))
     with (
         pytest.raises(DatasetRejected, match="pack them into a tar without compression"),
         with_shards(open_container("a.zip", packed, LIMITS), LIMITS),
