@@ -75,12 +75,13 @@ class Served:
 
 
 @contextmanager
-def served(home: Path) -> Iterator[Served]:
-    """`alignclip serve` on this home; it ends with the block."""
+def served(home: Path, **settings: str) -> Iterator[Served]:
+    """`alignclip serve` on this home, with some settings; it ends with the block."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ALIGNCLIP_")}
+    given = {f"ALIGNCLIP_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve", "--port", "0"],
-        env=kept | {"ALIGNCLIP_HOME": str(home)},
+        env=kept | {"ALIGNCLIP_HOME": str(home)} | given,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -91,7 +92,7 @@ def served(home: Path) -> Iterator[Served]:
         yield Served(process, url.strip(), (home / "api_key").read_text().strip())
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
         process.stdout.close()
 
 

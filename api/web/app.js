@@ -4,10 +4,16 @@ import { key, onKeyRefused } from "./lib/api.js";
 import { html, render, useEffect, useState } from "./lib/html.js";
 import { href, useRoute } from "./lib/route.js";
 import { toggleTheme, useTheme } from "./lib/theme.js";
+import { ClassificationPage } from "./pages/classification.js";
+import { ClassificationsPage } from "./pages/classifications.js";
 import { ComparePage } from "./pages/compare.js";
+import { EvaluationPage } from "./pages/evaluation.js";
+import { EvaluationsPage } from "./pages/evaluations.js";
 import { JobPage } from "./pages/job.js";
 import { JobsPage } from "./pages/jobs.js";
 import { KeyPage } from "./pages/key.js";
+import { ModelsPage } from "./pages/models.js";
+import { NewEvaluationPage } from "./pages/new_evaluation.js";
 import { NewJobPage } from "./pages/new_job.js";
 import { TryPage } from "./pages/try.js";
 import { PageHead } from "./parts/controls.js";
@@ -15,9 +21,14 @@ import { PageHead } from "./parts/controls.js";
 const PLACES = [
   ["jobs", "Jobs"],
   ["new", "New job"],
-  ["try", "Try"],
   ["compare", "Compare"],
+  ["evaluations", "Evaluations"],
+  ["models", "Models"],
+  ["try", "Try"],
 ];
+
+/** Which of them a page belongs to. */
+const placeOf = (name) => (name === "classifications" ? "try" : name);
 
 function App() {
   const route = useRoute();
@@ -51,7 +62,7 @@ function Top({ place, onLeave }) {
     <div class="top-inner">
       <a class="brand" href=${href(["jobs"])}><img src="/web/icon.svg" alt="" width="24" height="24" />AlignCLIP</a>
       <nav class="places" aria-label="Pages">
-        ${PLACES.map(([name, word]) => html`<a href=${href([name])} aria-current=${place === name ? "page" : undefined}>${word}</a>`)}
+        ${PLACES.map(([name, word]) => html`<a href=${href([name])} aria-current=${placeOf(place) === name ? "page" : undefined}>${word}</a>`)}
       </nav>
       <div class="top-tools">
         <button type="button" class="plain" onClick=${toggleTheme} aria-label="Use ${theme === "dark" ? "light" : "dark"} colours">
@@ -68,6 +79,12 @@ function Page({ route }) {
   if (place === "jobs" && id) return html`<${JobPage} key=${id} id=${id} tab=${tab} />`;
   if (place === "jobs") return html`<${JobsPage} />`;
   if (place === "new") return html`<${NewJobPage} query=${route.query} />`;
+  if (place === "evaluations" && id === "new") return html`<${NewEvaluationPage} query=${route.query} />`;
+  if (place === "evaluations" && id) return html`<${EvaluationPage} key=${id} id=${id} />`;
+  if (place === "evaluations") return html`<${EvaluationsPage} />`;
+  if (place === "models") return html`<${ModelsPage} />`;
+  if (place === "classifications" && id) return html`<${ClassificationPage} key=${id} id=${id} />`;
+  if (place === "classifications") return html`<${ClassificationsPage} />`;
   if (place === "try") return html`<${TryPage} query=${route.query} />`;
   if (place === "compare") return html`<${ComparePage} query=${route.query} />`;
   return html`<${PageHead} title="Nothing here" lead=${html`This address leads nowhere. <a href=${href(["jobs"])}>To the jobs</a>`} />`;

@@ -22,6 +22,12 @@ BODY = """async ([job, options]) => {
   return jobBody(formOf(job, options));
 }"""
 
+GRID = """async (cells) => (await import("/web/lib/evaluation.js")).gridOf(cells)"""
+EVALUATION = """async ([evaluation, options]) => {
+  const { evaluationBody, evaluationFormOf } = await import("/web/lib/evaluation_form.js");
+  return evaluationBody(evaluationFormOf(evaluation, options));
+}"""
+
 
 def test_a_folder_is_packed_into_a_zip_that_others_read(page):
     page.goto("/")
@@ -71,3 +77,44 @@ def test_a_cloned_job_asks_for_what_the_first_one_asked_for(page, service):
     assert body.items() >= {"seed": 3, "templates": ["a {}."], "test_domains": ["noto"]}.items()
     assert body["class_names"] == {"cat": "a cat"}
     assert "margin" not in body  # clipood's own
+
+
+def cell(method, target, seed, accuracy):
+    return {"method": method, "target": target, "seed": seed, "accuracy": accuracy, "zero_shot": 0.5, "job_id": "j"}
+
+
+def test_a_grid_has_means_over_seeds_and_sums_them_up_once_all_targets_have_come(page):
+    page.goto("/")
+    cells = [
+        cell("plain", "photo", 0, 0.6),
+        cell("plain", "photo", 1, 0.8),
+        cell("plain", "sketch", 0, 0.4),
+        cell("plain", "sketch", 1, None),
+        cell("other", "photo", 0, None),
+        cell("other", "sketch", 0, 0.9),
+    ]
+    grid = page.evaluate(GRID, [one | {"zero_shot": one["accuracy"] and 0.5} for one in cells])
+    assert grid["targets"] == ["photo", "sketch", "average"]
+    plain, other = ([figure["accuracy"] for figure in row["figures"]] for row in grid["rows"])
+    assert plain == pytest.approx([0.7, 0.4, 0.55])
+    assert other == [None, 0.9, None]
+    photo, sketch, average = grid["rows"][0]["figures"]
+    assert photo["deviation"] == pytest.approx(0.1 * 2**0.5)
+    assert (sketch["deviation"], sketch["numDone"], sketch["num"], average["before"]) == (None, 1, 2, 0.5)
+    assert page.evaluate(GRID, cells[:2])["targets"] == ["photo"]
+    classes = page.evaluate(GRID, [cell("plain", "base", 0, 0.9), cell("plain", "new", 0, 0.3)])
+    assert classes["targets"] == ["base", "new", "H"]
+    assert classes["rows"][0]["figures"][2]["accuracy"] == pytest.approx(2 * 0.9 * 0.3 / 1.2)
+
+
+def test_an_evaluation_that_is_asked_again_asks_the_same(page, service):
+    page.goto("/")
+    options = service.http.get("/v1/fine_tuning/options").json()
+    methods = ("finetune", "alignclip@authors_code", "coop:bma_beta=0.1")
+    evaluation = {"dataset": "file-1", "protocol": "in_the_wild", "model": "starter", "name": "again"}
+    cells = [
+        cell(method, "photo", seed, None) | {"job_id": f"{method} {seed}"} for method in methods for seed in (0, 3)
+    ]
+    body = page.evaluate(EVALUATION, [evaluation | {"cells": cells}, options])
+    assert body.items() >= evaluation.items()
+    assert (body["methods"], body["seeds"], body["hyperparameters"]) == (list(methods), [0, 3], {})

@@ -8,9 +8,10 @@ from playwright.sync_api import Page, expect
 NEW_DOMAIN = "noto"
 UNSEEN = ("boat", "monkey")
 NUM_STEPS = 24
-SETTINGS = "batch_size = 16\nevaluate_every_steps = 4\ncheckpoint_every_steps = 12"
+TRAINING_MILLISECONDS = 900_000  # for whole trainings, each a process that starts, on a machine that does other work
+SETTINGS = "batch_size = 8\nevaluate_every_steps = 4\ncheckpoint_every_steps = 12"
 
-pytestmark = [pytest.mark.page, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.page, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def job(new_page, service, archive, screenshot) -> dict:
         expect(page.get_by_text("Running", exact=True)).to_be_visible()
         expect(page.get_by_text(re.compile(rf"Step (1[1-9]|2\d) of {NUM_STEPS}"))).to_be_visible()
         screenshot(page, "job-running")
-        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible()
+        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
         expect(page.get_by_role("img", name=re.compile(rf"Loss up to step {NUM_STEPS}\. Last: Total"))).to_be_visible()
         assert service.api_key not in page.content()
     return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
@@ -92,11 +93,30 @@ def test_without_jobs_the_list_teaches_the_first_step(page, screenshot):
     expect(page.get_by_role("heading", name="New job")).to_be_focused()
 
 
-def test_a_broken_archive_is_refused_in_words(new_page):
+def test_a_broken_archive_that_is_dropped_is_refused_in_words(new_page):
     with new_page(expected="400") as page:
         page.goto("/#/new")
-        page.set_input_files("#archive", {"name": "broken.zip", "mimeType": "application/zip", "buffer": b"no zip"})
+        drop(page, "broken.zip", "no zip")
         expect(page.get_by_role("alert")).to_contain_text("broken.zip")
+        drop(page, "notes.txt", "no pictures")
+        expect(page.get_by_role("alert")).to_contain_text("Drop one zip, or one folder")
+
+
+def drop(page: Page, name: str, content: str) -> None:
+    """Drag a file to the place for pictures, and let it go there."""
+    dragged = page.evaluate_handle(
+        """([name, content]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([content], name));
+          return transfer;
+        }""",
+        [name, content],
+    )
+    place = page.locator(".drop")
+    place.dispatch_event("dragover", {"dataTransfer": dragged})
+    expect(place).to_have_class(re.compile("is-over"))
+    place.dispatch_event("drop", {"dataTransfer": dragged})
+    expect(place).not_to_have_class(re.compile("is-over"))
 
 
 def test_the_dataset_report_and_the_estimate_come_before_the_start(page, archive, screenshot):
@@ -153,6 +173,10 @@ def test_mistakes_show_the_five_likeliest_classes_of_both_models(job, page, scre
     page.get_by_label("Images and classes").select_option("test_domains/trained_classes")
     first = page.locator("section.card", has=page.locator(".shares")).first
     expect(first.get_by_role("listitem").nth(4)).to_be_visible()
+    expect(first.get_by_role("list").first).to_contain_text(re.compile(r"similarity to [\w ]+ 0\.\d\d"))
+    expect(first.get_by_role("img", name=re.compile("The picture: "))).to_be_visible()
+    page.set_viewport_size({"width": 1200, "height": 1400})
+    expect(page.get_by_role("img", name=re.compile("The picture: ")).nth(3)).to_be_visible()
     screenshot(page, "job-mistakes")
 
 
@@ -185,7 +209,7 @@ def test_a_job_is_cloned_paused_resumed_and_cancelled(job, other_job):
     for name in ("training_file", "model", "test_domains", "unseen_classes", "class_names"):
         assert other_job[name] == job[name], name
     assert other_job["hyperparameters"]["layer_alignment_weight"] == 0  # the algorithm's, not the cloned job's
-    assert other_job["hyperparameters"]["global_batch_size"] == 16
+    assert other_job["hyperparameters"]["global_batch_size"] == 8
 
 
 def test_the_list_shows_jobs_and_leads_to_their_comparison(job, other_job, page, screenshot):
@@ -220,9 +244,12 @@ def test_own_pictures_are_classified_with_any_labels_and_explained(job, page, pi
     expect(card.get_by_role("listitem")).to_have_count(6)
     expect(card.get_by_text("a rusty bicycle").first).to_be_visible()
     card.get_by_text("Where it looks").click()
-    expect(card.get_by_role("img", name=re.compile("Attention of the class token, tuned"))).to_be_visible()
+    expect(card.get_by_role("img", name=re.compile("Attention of the class token, Tuned"))).to_be_visible()
     expect(card.get_by_role("img", name=re.compile("D-V branch"))).to_have_count(2)
     screenshot(page, "try", full_page=True)
+    page.get_by_label("Beside it").select_option("nothing")
+    expect(card.get_by_role("listitem")).to_have_count(3)
+    expect(card.get_by_role("img", name=re.compile("D-V branch"))).to_have_count(1)
     page.get_by_label("Labels").fill("cat")
     expect(page.get_by_role("alert")).to_contain_text("at least two")
 
@@ -252,6 +279,170 @@ def test_a_job_that_is_not_there_leads_back(new_page):
         expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
 
 
+@pytest.fixture(scope="module")
+def evaluation(new_page, service, job) -> dict:
+    """Two methods on the question of new classes; made on the page, and watched there to its table."""
+    with new_page() as page:
+        page.goto("/#/evaluations/new")
+        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
+        page.get_by_role("radio", name=re.compile("^New classes")).check()
+        for name in ("alignclip", "clipood"):
+            page.get_by_role("checkbox", name=name).uncheck()
+        page.get_by_role("checkbox", name="zero_shot").check()
+        page.get_by_label("Steps").fill("2")
+        page.get_by_label("Name").fill("which method")
+        page.get_by_text("Presets and other values").click()
+        page.get_by_label("Hyper-parameters of all").fill("batch_size = 8")
+        expect(page.get_by_role("status")).to_contain_text(re.compile(r"2 trainings\. One takes .*"))
+        page.get_by_role("button", name="Start the evaluation").click()
+        expect(page.get_by_role("heading", name="which method")).to_be_focused()
+        expect(page.get_by_role("region", name="Results").get_by_role("row")).to_have_count(4)
+        expect(page.get_by_text("2 of 2 trainings ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
+        evaluation_id = re.search(r"eval-\w+", page.url).group()
+    return service.http.get(f"/v1/evaluations/{evaluation_id}").json()
+
+
+def test_without_evaluations_the_list_teaches_what_they_are_for(page):
+    page.goto("/#/evaluations")
+    expect(page.get_by_role("heading", name="No evaluations yet")).to_be_visible()
+    page.get_by_role("link", name="Make the first evaluation").click()
+    expect(page.get_by_role("heading", name="New evaluation")).to_be_focused()
+
+
+def test_an_evaluation_fills_its_table_while_its_jobs_end(evaluation, page, screenshot):
+    assert (evaluation["status"], evaluation["protocol"]) == ("succeeded", "unseen_classes")
+    page.goto("/#/evaluations")
+    newest = page.get_by_role("list", name="Evaluations").get_by_role("listitem").first
+    expect(newest).to_contain_text("2 of 2 trainings")
+    screenshot(page, "evaluations")
+    newest.get_by_role("link", name="which method").click()
+    tuned = page.get_by_role("region", name="Results").get_by_role("row", name=re.compile("^finetune"))
+    for cell in evaluation["cells"]:
+        if cell["method"] == "finetune":
+            expect(tuned).to_contain_text(f"{100 * cell['accuracy']:.1f}%")
+    screenshot(page, "evaluation")
+    page.get_by_text("All tables in per cent").click()
+    expect(page.get_by_text(evaluation["tables"][0]["markdown"].splitlines()[0])).to_be_visible()
+    page.get_by_role("region", name="Trainings").get_by_role("link", name="finetune").click()
+    expect(page.get_by_role("heading", name="finetune, seed 0")).to_be_focused()
+    page.get_by_role("link", name="its evaluation").click()
+    expect(page.get_by_role("heading", name="which method")).to_be_focused()
+
+
+def test_a_question_is_asked_again_and_cancelled(evaluation, service, page, screenshot):
+    page.goto(f"/#/evaluations/{evaluation['id']}")
+    page.get_by_role("link", name="Ask again").click()
+    expect(page.get_by_role("checkbox", name="finetune")).to_be_checked()
+    expect(page.get_by_role("checkbox", name="alignclip")).not_to_be_checked()
+    expect(page.get_by_role("radio", name=re.compile("^New classes"))).to_be_checked()
+    page.get_by_label("Seeds").fill("0, 1, 2")
+    page.get_by_label("Name").fill("again")
+    expect(page.get_by_role("status")).to_contain_text("6 trainings")
+    screenshot(page, "new-evaluation", full_page=True)
+    page.get_by_role("button", name="Start the evaluation").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("6 of 6 trainings ended")).to_be_visible()
+    assert service.http.get("/v1/evaluations").json()["data"][0]["status"] == "cancelled"
+
+
+def test_a_method_that_cannot_be_is_refused_in_words(evaluation, new_page):
+    with new_page(expected="400") as page:
+        page.goto(f"/#/evaluations/new?like={evaluation['id']}")
+        page.get_by_text("Presets and other values").click()
+        page.get_by_label("More methods").fill("magic")
+        page.get_by_role("button", name="Start the evaluation").click()
+        expect(page.get_by_role("alert").first).to_contain_text("magic")
+
+
+def test_aliases_are_set_promoted_and_removed(job, service, page, screenshot):
+    tuned = job["fine_tuned_model"]
+
+    def aliases() -> dict:
+        return {alias["id"]: alias["model"] for alias in service.http.get("/v1/aliases").json()["data"]}
+
+    page.goto("/#/models")
+    page.get_by_label("Model of production").select_option("starter")
+    page.get_by_role("button", name="Set production").click()
+    expect(page.get_by_role("status")).to_contain_text("production now stands for starter")
+    page.get_by_label("Model of candidate").select_option(tuned)
+    page.get_by_role("button", name="Set candidate").click()
+    expect(page.get_by_role("status")).to_contain_text("candidate now stands for emoji")
+    assert aliases() == {"production": "starter", "candidate": tuned}
+    screenshot(page, "models")
+    page.get_by_role("button", name="Promote to production").click()
+    expect(page.get_by_role("status")).to_contain_text("production now stands for emoji")
+    assert aliases() == {"production": tuned, "candidate": tuned}
+    page.get_by_text("Another alias").click()
+    page.get_by_label("New alias", exact=True).fill("nightly")
+    page.get_by_role("button", name="Add").click()
+    expect(page.get_by_label("Model of nightly")).to_be_visible()
+    page.get_by_role("button", name="Remove nightly").click()
+    expect(page.get_by_label("Model of nightly")).to_have_count(0)
+    assert set(aliases()) == {"production", "candidate"}
+    page.get_by_role("link", name="Try emoji").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(tuned)
+
+
+@pytest.fixture(scope="module")
+def classification(new_page, service, job) -> dict:
+    """Every picture of the job's dataset, classified by the job's model; asked for on the page, and watched there."""
+    with new_page() as page:
+        page.goto("/#/try")
+        page.get_by_role("link", name="A whole dataset").click()
+        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
+        page.get_by_label("Model", exact=True).select_option(job["fine_tuned_model"])
+        page.get_by_role("button", name="Classify all").click()
+        expect(page.get_by_role("heading", name="Classification")).to_be_focused()
+        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
+        expect(page.get_by_role("button", name="Save all answers")).to_be_visible()
+        classification_id = re.search(r"classify-\w+", page.url).group()
+    return service.http.get(f"/v1/classifications/{classification_id}").json()
+
+
+def test_without_classifications_the_page_teaches_what_they_give(page):
+    page.goto("/#/classifications")
+    expect(page.get_by_role("heading", name="No dataset was classified yet")).to_be_visible()
+
+
+def test_a_whole_dataset_is_classified_and_its_answers_are_saved(classification, service, page, screenshot):
+    result = classification["result"]
+    page.goto(f"/#/classifications/{classification['id']}")
+    expect(page.get_by_text(f"of {result['num_judged']} pictures in folders")).to_be_visible()
+    expect(page.get_by_text(f"{100 * result['accuracy']:.1f}%", exact=True)).to_be_visible()
+    expect(page.get_by_role("region", name="Answers").get_by_role("row")).to_have_count(1 + 50)
+    labels = page.get_by_role("region", name="Labels")
+    expect(labels.get_by_role("listitem").first).to_contain_text(next(iter(result["num_by_label"])))
+    screenshot(page, "classification")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save all answers").click()
+    assert saved.value.suggested_filename == f"{classification['id']}.jsonl"
+    results = service.http.get(classification["result_file"]).text
+    assert saved.value.path().read_text() == results
+    assert len(results.splitlines()) == result["num_images"]
+
+
+def test_a_classification_by_other_labels_is_cancelled(classification, job, page, screenshot):
+    page.goto("/#/classifications")
+    expect(page.get_by_role("list", name="Classifications").get_by_role("listitem").first).to_contain_text("emoji.zip")
+    page.get_by_label("Or an earlier upload").select_option(job["training_file"])
+    page.get_by_label("Labels").fill("animal, thing")
+    screenshot(page, "classifications", full_page=True)
+    page.get_by_role("button", name="Classify all").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_a_dataset_that_is_not_there_is_named(new_page):
+    with new_page(expected="400") as page:
+        page.goto("/#/classifications")
+        page.get_by_label("Or a reference").fill("/nowhere/pets")
+        page.get_by_role("button", name="Use", exact=True).click()
+        page.get_by_label("Labels").fill("cat, dog")
+        page.get_by_role("button", name="Classify all").click()
+        expect(page.get_by_role("alert")).to_contain_text("/nowhere/pets")
+
+
 PAGES = (
     "jobs",
     "job",
@@ -264,12 +455,18 @@ PAGES = (
     "new?clone",
     "try",
     "compare",
+    "models",
+    "evaluations",
+    "evaluation",
+    "evaluations/new",
+    "classifications",
+    "classification",
 )
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_on_any_page(
-    theme, job, other_job, new_page, pictures, screenshot, check_accessibility
+    theme, job, other_job, evaluation, classification, new_page, pictures, screenshot, check_accessibility
 ):
     with new_page(theme=theme, has_key=False) as page:
         page.goto("/")
@@ -277,7 +474,7 @@ def test_axe_finds_no_serious_fault_on_any_page(
         check_accessibility(page)
     with new_page(theme=theme) as page:
         for name in PAGES:
-            open_page(page, name, job)
+            open_page(page, name, job, evaluation, classification)
             check_accessibility(page)
             if theme == "dark" and name in ("jobs", "job", "job/similarity"):
                 screenshot(page, f"{name.replace('/', '-')}-dark")
@@ -288,21 +485,27 @@ def test_axe_finds_no_serious_fault_on_any_page(
         check_accessibility(page)
 
 
-def test_every_page_fits_a_phone(job, other_job, new_page, screenshot, check_accessibility):
+def test_every_page_fits_a_phone(job, other_job, evaluation, classification, new_page, screenshot, check_accessibility):
     with new_page(width=320, height=640) as page:
         for name in PAGES:
-            open_page(page, name, job)
+            open_page(page, name, job, evaluation, classification)
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= 320, f"{name} is {width} pixels wide"
-            if name in ("jobs", "job", "try"):
+            if name in ("jobs", "job", "try", "models", "evaluation"):
                 screenshot(page, f"{name}-phone")
         check_accessibility(page)
 
 
-def open_page(page: Page, name: str, job: dict) -> None:
+def open_page(page: Page, name: str, job: dict, evaluation: dict, classification: dict) -> None:
     """Go there, and wait until what it loads is there."""
     first, _, tab = name.partition("/")
-    place = {"job": f"jobs/{job['id']}/{tab}", "new?clone": f"new?clone={job['id']}"}.get(first, name)
+    places = {
+        "job": f"jobs/{job['id']}/{tab}",
+        "new?clone": f"new?clone={job['id']}",
+        "evaluation": f"evaluations/{evaluation['id']}",
+        "classification": f"classifications/{classification['id']}",
+    }
+    place = places.get(first, name)
     page.goto(f"/#/{place}")
     expect(page.locator("h1")).to_be_visible()
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
@@ -328,3 +531,13 @@ def test_colours_are_toggled_and_remembered(page):
     page.reload()
     expect(page.get_by_role("button", name="Use light colours")).to_be_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
+
+
+def test_mistakes_are_told_without_pictures_where_the_dataset_is_gone(job, evaluation, service, new_page):
+    """The last of the ways: it deletes the upload that the others need."""
+    assert service.http.delete(f"/v1/files/{job['training_file']}").status_code == 200
+    with new_page(expected="404") as page:
+        page.goto(f"/#/jobs/{job['id']}/mistakes")
+        expect(page.get_by_text("are not at hand")).to_be_visible()
+        expect(page.get_by_role("img", name=re.compile("The picture: "))).to_have_count(0)
+        expect(page.locator(".shares").first).to_be_visible()

@@ -68,7 +68,12 @@ export function statusWord(job) {
 
 const isOver = (job) => ["succeeded", "failed", "cancelled"].includes(job.status);
 
-export const jobName = (job) => job.suffix || job.id;
+export const jobName = (job) => job.suffix || nameInEvaluation(job) || job.id;
+
+/** Jobs of an evaluation have no names of their own. */
+function nameInEvaluation({ metadata, test_domains, seed }) {
+  return metadata?.evaluation ? [metadata.method, ...test_domains, `seed ${seed}`].join(", ") : "";
+}
 
 const GROUP_WORDS = {
   trained_domains: "Trained domains",

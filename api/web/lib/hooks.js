@@ -78,6 +78,15 @@ export function useEvery(seconds, run) {
   }, [seconds]);
 }
 
+/** Run a function, with an AbortSignal, so long after `key` changed last. */
+export function useDelayed(key, milliseconds, run) {
+  useEffect(() => {
+    const abort = new AbortController();
+    const timer = setTimeout(() => run(abort.signal), milliseconds);
+    return () => (clearTimeout(timer), abort.abort());
+  }, [key]);
+}
+
 /** {run, isBusy, error}: an action that is not started twice. */
 export function useAction(action) {
   const [state, setState] = useState({ isBusy: false, error: null });

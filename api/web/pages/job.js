@@ -54,7 +54,7 @@ function Tabs({ id, tab }) {
 }
 
 const Origin = ({ job }) =>
-  html`${job.algorithm} on ${job.model}, preset ${job.preset} · ${plural(job.num_classes, "class", "classes")} · seed ${job.seed} · <span class="nowrap">${when(job.created_at)}</span>${job.suffix && html`<code class="id">${job.id}</code>`}`;
+  html`${job.algorithm} on ${job.model}, preset ${job.preset} · ${plural(job.num_classes, "class", "classes")} · seed ${job.seed} · <span class="nowrap">${when(job.created_at)}</span>${job.metadata?.evaluation && html` · <a href=${href(["evaluations", job.metadata.evaluation])}>its evaluation</a>`}${jobName(job) !== job.id && html`<code class="id">${job.id}</code>`}`;
 
 function Doing({ job, isConnected }) {
   return html`<section class="stack tight" aria-label="Progress">

@@ -26,7 +26,7 @@ export function KeyPage({ refusal, onKey }) {
     <form class="card stack" onSubmit=${run}>
       <div class="field">
         <label for="key">API key</label>
-        <input id="key" type="password" autocomplete="current-password" spellcheck="false" value=${value}
+        <input id="key" type="password" autocomplete="current-password" spellcheck=${false} value=${value}
           aria-describedby="key-hint" onInput=${(event) => setValue(event.target.value)} />
         <span class="hint" id="key-hint">
           <code>alignclip serve</code> wrote it to the file <code>api_key</code> in its folder, as it says when it starts.

@@ -1,11 +1,11 @@
 // From pictures to a running job: choose them, look at what they are, choose a method, see what it takes, start.
 
 import { get, post } from "../lib/api.js";
-import { useAction, useLoaded } from "../lib/hooks.js";
+import { useAction, useDelayed, useLoaded } from "../lib/hooks.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { EMPTY_FORM, dataBody, formOf, jobBody } from "../lib/job_form.js";
 import { go } from "../lib/route.js";
-import { PageHead, Placeholder, Problem } from "../parts/controls.js";
+import { PageHead, Placeholder, Problem, Step } from "../parts/controls.js";
 import { ChooseData } from "./new_job/data.js";
 import { Estimate } from "./new_job/estimate.js";
 import { ChooseMethod } from "./new_job/method.js";
@@ -62,9 +62,6 @@ function Form({ models, options, job, clone }) {
     </div>`;
 }
 
-const Step = ({ number, title, children }) =>
-  html`<section class="step" aria-label=${title}><h2><span class="step-number" aria-hidden="true">${number}</span>${title}</h2><div>${children}</div></section>`;
-
 /**
  * The report on the chosen pictures; the old one stays until the next has come. Making one takes as long as looking at
  * every picture, so one is asked for at a time, and what was changed meanwhile is asked next.
@@ -117,12 +114,4 @@ function useEstimate(form, report) {
     }
   });
   return state;
-}
-
-function useDelayed(key, milliseconds, run) {
-  useEffect(() => {
-    const abort = new AbortController();
-    const timer = setTimeout(() => run(abort.signal), milliseconds);
-    return () => (clearTimeout(timer), abort.abort());
-  }, [key]);
 }

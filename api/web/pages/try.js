@@ -4,15 +4,17 @@ import { post } from "../lib/api.js";
 import { splitLabels } from "../lib/labels.js";
 import { useGet } from "../lib/hooks.js";
 import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js";
-import { Card, Drop, Field, PageHead, Placeholder, Problem, Select, Shares } from "../parts/controls.js";
+import { modelOptions, sidesOf, sortedModels } from "../lib/models.js";
+import { Drop, Field, PageHead, Placeholder, Problem, Select, Shares } from "../parts/controls.js";
 import { Explanation } from "../parts/explanation.js";
+import { TryTabs } from "../parts/try_tabs.js";
 
 const MOST_PICTURES = 24;
 const SHOWN_LABELS = 5;
 
 export function TryPage({ query }) {
   const { data, error } = useGet("/models");
-  const models = useMemo(() => sorted(data?.data ?? []), [data]);
+  const models = useMemo(() => sortedModels(data?.data ?? []), [data]);
   if (!data) {
     return html`<${PageHead} title="Try a model" />${error ? html`<${Problem} error=${error} />` : html`<${Placeholder} height=${420} />`}`;
   }
@@ -20,22 +22,26 @@ export function TryPage({ query }) {
   return html`<${Trial} models=${models} wanted=${query.model} />`;
 }
 
-/** The tuned ones first, newest first. */
-const sorted = (models) => [...models].sort((a, b) => Boolean(b.base_model) - Boolean(a.base_model) || b.created - a.created);
-
 function Trial({ models, wanted }) {
   const [id, setId] = useState(models.some((model) => model.id === wanted) ? wanted : models[0].id);
   const model = models.find((one) => one.id === id);
+  const [besideId, setBesideId] = useState(null); // null: the model as it was before training
+  const beside = models.find((one) => one.id === (besideId ?? model.base_model) && one !== model);
+  const sides = sidesOf(model, beside);
   const own = Object.values(model.class_names ?? {});
   const [text, setText] = useState("");
   const [pictures, addPictures, removePicture] = usePictures();
   const labels = splitLabels(text);
-  const answer = useAnswers(model, labels, pictures);
+  const answer = useAnswers(model, sides, labels, pictures);
   return html`<${PageHead} title="Try a model" lead="Drop pictures and name what could be on them: any words, trained or not." />
+    <${TryTabs} place="try" />
     <div class="try">
       <form class="card stack try-form" onSubmit=${(event) => event.preventDefault()}>
-        <${Field} id="model" label="Model" hint=${model.base_model ? `Beside it: ${model.base_model}, as it was before training.` : model.description}>
-          <${Select} id="model" value=${id} onChange=${setId} options=${models.map((one) => [one.id, modelName(one)])} />
+        <${Field} id="model" label="Model" hint=${model.base_model ? "" : model.description}>
+          <${Select} id="model" value=${id} onChange=${setId} options=${modelOptions(models)} />
+        <//>
+        <${Field} id="beside" label="Beside it">
+          <${Select} id="beside" value=${beside?.id ?? ""} onChange=${setBesideId} options=${besideOptions(models, model)} />
         <//>
         <${Field} id="labels" label="Labels" hint=${own.length ? `Empty: the ${own.length} classes of the model.` : "At least two, between commas."}>
           <textarea id="labels" value=${text} placeholder=${own.slice(0, 6).join(", ") || "cat, dog, bicycle"} aria-describedby="labels-hint" onInput=${(event) => setText(event.target.value)}></textarea>
@@ -46,7 +52,7 @@ function Trial({ models, wanted }) {
         <${Problem} error=${answer.error} />
         ${!pictures.length && html`<${Teach} />`}
         ${pictures.map(
-          (picture, index) => html`<${Picture} key=${picture.url} picture=${picture} model=${model} answers=${answer.of(index)} labels=${labels.length ? labels : own} onRemove=${() => removePicture(picture)} />`,
+          (picture, index) => html`<${Picture} key=${picture.url} picture=${picture} sides=${sides} answers=${answer.of(index)} labels=${labels.length ? labels : own} onRemove=${() => removePicture(picture)} />`,
         )}
       </div>
     </div>`;
@@ -58,10 +64,11 @@ const Teach = () =>
     <p>Drop one on the left. You will see the likeliest labels of the model and of its base before training, and a map of where both look.</p>
   </div>`;
 
-function modelName(model) {
-  const [, , , suffix] = model.id.split(":");
-  const share = model.alpha == null ? "" : `, ${model.alpha} of the tuned weights`;
-  return model.base_model ? `${suffix || model.job_id || model.id} (tuned ${model.base_model}${share})` : `${model.id} (zero-shot)`;
+/** The model before training comes first: what training changed is asked most. */
+function besideOptions(models, model) {
+  const others = modelOptions(models).filter(([id]) => id !== model.id);
+  const before = others.filter(([id]) => id === model.base_model).map(([id]) => [id, `${id}, as it was before training`]);
+  return [...before, ["", "nothing"], ...others.filter(([id]) => id !== model.base_model)];
 }
 
 /** Pictures with addresses that the browser can show, given back when they go. */
@@ -81,10 +88,10 @@ function usePictures() {
   return [pictures, add, remove];
 }
 
-/** What both models say of every picture; asked again a moment after anything changes, old answers stay until then. */
-function useAnswers(model, labels, pictures) {
+/** What each side says of every picture; asked again a moment after anything changes, old answers of the same models stay until then. */
+function useAnswers(model, sides, labels, pictures) {
   const [state, setState] = useState({ answers: new Map(), error: null });
-  const asked = JSON.stringify([model.id, labels, pictures.map(({ url }) => url)]);
+  const asked = JSON.stringify([sides.map(([, one]) => one.id), labels, pictures.map(({ url }) => url)]);
   useEffect(() => {
     const needsLabels = !model.class_names && labels.length < 2;
     if (!pictures.length || needsLabels || labels.length === 1) {
@@ -95,9 +102,8 @@ function useAnswers(model, labels, pictures) {
     const timer = setTimeout(async () => {
       try {
         const own = labels.length ? labels : Object.values(model.class_names);
-        const names = [model.id, model.base_model].filter(Boolean);
-        const found = await Promise.all(names.map((name, index) => classify(name, pictures, index ? own : labels, abort.signal)));
-        const answers = new Map(pictures.map(({ url }, index) => [url, found.map((one) => one.data[index])]));
+        const found = await Promise.all(sides.map(([, one]) => classify(one.id, pictures, one === model ? labels : own, abort.signal)));
+        const answers = new Map(pictures.map(({ url }, index) => [url, new Map(sides.map(([, one], side) => [one.id, found[side].data[index]]))]));
         setState({ answers, error: null });
       } catch (error) {
         if (!abort.signal.aborted) setState((old) => ({ ...old, error }));
@@ -116,21 +122,20 @@ function classify(model, pictures, labels, signal) {
   return post(`/models/${encodeURIComponent(model)}/classify`, form, { signal });
 }
 
-function Picture({ picture, model, answers, labels, onRemove }) {
+function Picture({ picture, sides, answers, labels, onRemove }) {
   const [isOpen, setIsOpen] = useState(false);
-  const columns = model.base_model ? [["Zero-shot", answers?.[1]], ["Tuned", answers?.[0]]] : [["Zero-shot", answers?.[0]]];
-  const best = answers?.[0]?.predictions[0]?.label;
+  const best = answers?.get(sides.at(-1)[1].id)?.predictions[0]?.label;
   return html`<section class="card picture" aria-label=${picture.file.name}>
     <div class="picture-head">
       <img src=${picture.url} alt="" />
       <div class="stack tight">
         <div class="row spread"><h2 class="cut">${picture.file.name}</h2><button type="button" class="plain" onClick=${onRemove} aria-label="Remove ${picture.file.name}">Remove</button></div>
-        <div class="${columns.length > 1 ? "two" : ""}">${columns.map(([name, answer]) => html`<${Answer} name=${name} answer=${answer} />`)}</div>
+        <div class="${sides.length > 1 ? "two" : ""}">${sides.map(([word, { id }]) => html`<${Answer} key=${id} name=${word} answer=${answers?.get(id)} />`)}</div>
       </div>
     </div>
     ${best && html`<details onToggle=${(event) => setIsOpen(event.target.open)}>
       <summary>Where it looks</summary>
-      ${isOpen && html`<${Explanation} model=${model} file=${picture.file} labels=${labels} best=${best} />`}
+      ${isOpen && html`<${Explanation} sides=${sides} file=${picture.file} labels=${labels} best=${best} />`}
     </details>`}
   </section>`;
 }

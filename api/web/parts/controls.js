@@ -22,13 +22,13 @@ export function PageHead({ title, lead, children }) {
 
 export const Status = ({ job }) => html`<span class="status ${job.status}">${statusWord(job)}</span>`;
 
-export function Progress({ job }) {
+export function Progress({ job, label = "Training steps" }) {
   const { step, num_steps } = job.progress;
   const share = job.status === "succeeded" ? 1 : num_steps ? Math.min(step / num_steps, 1) : 0;
   return html`<div
     class="bar ${job.status}"
     role="progressbar"
-    aria-label="Training steps"
+    aria-label=${label}
     aria-valuemin="0"
     aria-valuemax=${num_steps}
     aria-valuenow=${step}
@@ -56,6 +56,10 @@ export const Card = ({ title, note, children, ...rest }) =>
 /** Room for what is on its way, so that nothing jumps when it comes. */
 export const Placeholder = ({ height }) =>
   html`<div class="placeholder" style=${{ height: `${height}px` }} aria-busy="true"><span class="hidden-text">Loading</span></div>`;
+
+/** One of the numbered steps of a form. */
+export const Step = ({ number, title, children }) =>
+  html`<section class="step" aria-label=${title}><h2><span class="step-number" aria-hidden="true">${number}</span>${title}</h2><div>${children}</div></section>`;
 
 /** A labelled control; `children` gets the ids to tie it to its words. */
 export function Field({ label, hint, id, children }) {
@@ -97,13 +101,13 @@ export function Drop({ id, title, hint, accept, multiple = false, onFiles }) {
   </div>`;
 }
 
-/** Labels and their shares as bars; the true one stands out. */
+/** Labels and their shares as bars, with a word beside where there is one; the true label stands out. */
 export const Shares = ({ items, truth }) =>
   html`<ul class="shares">
     ${items.map(
-      ([name, share, title]) => html`<li class=${name === truth ? "is-true" : ""} title=${title}>
+      ([name, share, beside]) => html`<li class=${name === truth ? "is-true" : ""}>
         <i style=${{ width: `${100 * Math.min(1, Math.max(share, 0.004))}%` }}></i>
-        <span class="name">${name}${name === truth && html`<span class="hidden-text"> (the truth)</span>`}</span>
+        <span class="name">${name}${name === truth && html`<span class="hidden-text"> (the truth)</span>`}${beside && html` <span class="beside-name">${beside}</span>`}</span>
         <span class="numbers">${(100 * share).toFixed(1)}%</span>
       </li>`,
     )}

@@ -11,34 +11,37 @@ const MAPS = [
   ["patch_similarity", "Patches like the label (main branch)"],
 ];
 
-export function Explanation({ model, file, labels, best }) {
+/** `sides`: [word, model] of one or two models. */
+export function Explanation({ sides, file, labels, best }) {
   const [chosen, setChosen] = useState(null);
   const label = labels.includes(chosen) ? chosen : best;
-  const { data, error } = useLoaded((signal) => explain(model, file, label, signal), [model.id, file, label]);
-  const sides = data && (data.compared ? [["Zero-shot", data.compared], ["Tuned", data]] : [["Zero-shot", data]]);
+  const ids = sides.map(([, model]) => model.id);
+  const { data, error } = useLoaded((signal) => explain(ids, file, label, signal), [ids.join(), file, label]);
+  const found = data?.ids === ids.join() ? sides.map(([word], index) => [word, index === sides.length - 1 ? data : data.compared]) : null;
   return html`<div class="stack">
     <div class="row">
       <label for="label-${file.name}" class="soft small">For the label</label>
       <div><${Select} id="label-${file.name}" value=${label} onChange=${setChosen} options=${(labels.includes(best) ? labels : [best, ...labels]).map((name) => [name, name])} /></div>
     </div>
     <${Problem} error=${error} />
-    ${!data && !error && html`<${Placeholder} height=${260} />`}
-    ${data &&
-    html`<p class="small soft numbers">Cosine of the whole picture with the label: ${sides.map(([side, { similarity }]) => `${side.toLowerCase()} ${similarity.toFixed(3)}`).join(", ")}</p>
-      <div class="maps ${sides.length > 1 ? "" : "single"}">
+    ${!found && !error && html`<${Placeholder} height=${260} />`}
+    ${found &&
+    html`<p class="small soft numbers">Cosine of the whole picture with the label: ${found.map(([side, { similarity }]) => `${side} ${similarity.toFixed(3)}`).join(", ")}</p>
+      <div class="maps ${found.length > 1 ? "" : "single"}">
       ${MAPS.map(([name, word]) =>
-        sides.map(
-          ([side, found]) => html`<figure><img src=${found.pictures[name]} alt="${word}, ${side.toLowerCase()}, for ${label}" /><figcaption class="small"><b>${side}</b><br /><span class="soft">${word}</span></figcaption></figure>`,
+        found.map(
+          ([side, { pictures }]) => html`<figure><img src=${pictures[name]} alt="${word}, ${side}, for ${label}" /><figcaption class="small"><b>${side}</b><br /><span class="soft">${word}</span></figcaption></figure>`,
         ),
       )}
     </div>`}
   </div>`;
 }
 
-function explain(model, file, label, signal) {
+/** What the last of the models looks at, and in `compared` the one before it. */
+async function explain(ids, file, label, signal) {
   const form = new FormData();
   form.append("image", file);
   form.append("label", label);
-  if (model.base_model) form.append("compare_with", model.base_model);
-  return post(`/models/${encodeURIComponent(model.id)}/explain`, form, { signal });
+  if (ids.length > 1) form.append("compare_with", ids[0]);
+  return { ids: ids.join(), ...(await post(`/models/${encodeURIComponent(ids.at(-1))}/explain`, form, { signal })) };
 }

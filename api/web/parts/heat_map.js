@@ -6,7 +6,9 @@ import { colourOf, useTheme } from "../lib/theme.js";
 
 // Nine steps of viridis: ordered by lightness too, so it can be read in grey and by the colour-blind.
 const VIRIDIS = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [110, 206, 88], [253, 231, 37]];
-const MOST_CELL = 22;
+const MOST_CELL = 40;
+const MOST_SIDE = 460; // of few classes; of many, as long as their cells are not smaller than this:
+const LEAST_BOUNDED_CELL = 22;
 const LEAST_LABELLED_CELL = 9;
 const LEAST_PARTED_CELL = 5; // smaller ones have no gaps between them
 const MOST_LABEL = 132;
@@ -76,9 +78,10 @@ function Scale({ range, format }) {
 function shapeOf(labels, order, width) {
   const longest = Math.max(...labels.map((name) => name.length));
   const margin = Math.min(7 * longest + 14, MOST_LABEL, width * 0.3);
-  const labelled = Math.min(MOST_CELL, (width - margin) / order.length);
+  const most = Math.min(MOST_CELL, Math.max(LEAST_BOUNDED_CELL, MOST_SIDE / order.length));
+  const labelled = Math.min(most, (width - margin) / order.length);
   const hasLabels = labelled >= LEAST_LABELLED_CELL;
-  return { margin: hasLabels ? margin : 0, cell: hasLabels ? labelled : Math.min(MOST_CELL, width / order.length), hasLabels };
+  return { margin: hasLabels ? margin : 0, cell: hasLabels ? labelled : Math.min(most, width / order.length), hasLabels };
 }
 
 const shareOf = (found, range) => (found - range[0]) / (range[1] - range[0] || 1);

@@ -1,10 +1,11 @@
 // How sensible the mistakes are: the five likeliest classes of both models for the same pictures (figure 4).
 
-import { number, percent } from "../../lib/format.js";
+import { number } from "../../lib/format.js";
 import { useGet } from "../../lib/hooks.js";
-import { html, useMemo } from "../../lib/html.js";
+import { html, useMemo, useState } from "../../lib/html.js";
 import { Card, Shares } from "../../parts/controls.js";
 import { Later, useGroup } from "../../parts/groups.js";
+import { JobImage } from "../../parts/job_image.js";
 
 const MEASURES = [
   ["error_similarity", "Mistakes are like the truth", "mean similarity of the wrong answer to the true class"],
@@ -16,6 +17,7 @@ export function MistakesTab({ job }) {
   const [group, control] = useGroup(job.result);
   const similarity = useGet(`/fine_tuning/jobs/${encodeURIComponent(job.id)}/similarity`).data;
   const pictures = useMemo(() => (group ? pairUp(group) : []), [group?.before, group?.after]);
+  const [away, setAway] = useState(null); // why no picture can be shown
   if (!group) return html`<${Later} job=${job} />`;
   const { before, after } = group;
   return html`<div class="stack">
@@ -31,16 +33,19 @@ export function MistakesTab({ job }) {
         </table>
       </div>
     <//>
-    <div class="two">${pictures.map(({ path, label, rows }) => html`<${Picture} key=${path} path=${path} label=${label} rows=${rows} classNames=${job.class_names} similarity=${similarity} />`)}</div>
+    ${pictures.length > 0 && html`<p class="small soft">The five likeliest classes of both models for the same pictures, with their probabilities; the small number behind a name is its similarity to the truth.</p>`}
+    ${away && html`<p class="notice">${away.message} Their paths tell which they are.</p>`}
+    <div class="two">${pictures.map((one) => html`<${Picture} key=${one.path} ...${one} job=${job} similarity=${similarity} onAway=${away ? null : setAway} isAway=${Boolean(away)} />`)}</div>
     ${!pictures.length && html`<p class="soft">No single mistakes were kept for this group.</p>`}
   </div>`;
 }
 
-function Picture({ path, label, rows, classNames, similarity }) {
-  const word = (folder) => classNames[folder] ?? folder;
+function Picture({ job, path, source, label, rows, similarity, isAway, onAway }) {
+  const word = (folder) => job.class_names[folder] ?? folder;
   const likeness = likenessTo(word(label), similarity);
   return html`<${Card} title=${word(label)} note=${path}>
-    <div class="two">
+    <div class="mistake ${isAway ? "is-away" : ""}">
+      ${!isAway && html`<${JobImage} job=${job} path=${path} source=${source} alt="The picture: ${word(label)}" onAway=${onAway} />`}
       ${rows.map(
         ([model, top]) => html`<div>
           <h3 class="soft">${model}</h3>
@@ -53,11 +58,11 @@ function Picture({ path, label, rows, classNames, similarity }) {
   <//>`;
 }
 
-/** A function: how like the truth a class is, in words for a tooltip. */
+/** A function: how like the truth another class is. */
 function likenessTo(truth, similarity) {
   const names = similarity?.class_names ?? [];
   const row = similarity?.cosine[names.indexOf(truth)];
-  return (name) => (row && names.includes(name) ? `Similarity to ${truth}: ${row[names.indexOf(name)].toFixed(2)}` : percent(null));
+  return (name) => (row && name !== truth && names.includes(name) ? html`<span class="hidden-text">, similarity to ${truth} </span>${row[names.indexOf(name)].toFixed(2)}` : null);
 }
 
 /** Pictures that either model kept, with what both say; those that both kept come first. */
@@ -67,5 +72,5 @@ function pairUp({ before, after }) {
   const isInBoth = ({ path }) => Number(old.has(path) && tuned.has(path));
   return all
     .sort((a, b) => isInBoth(b) - isInBoth(a))
-    .map(({ path, label }) => ({ path, label, rows: [["Zero-shot", old.get(path)?.top], ["Tuned", tuned.get(path)?.top]] }));
+    .map(({ path, source, label }) => ({ path, source, label, rows: [["Zero-shot", old.get(path)?.top], ["Tuned", tuned.get(path)?.top]] }));
 }

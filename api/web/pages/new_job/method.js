@@ -4,7 +4,7 @@ import { html } from "../../lib/html.js";
 import { shown } from "../job/settings.js";
 import { Field, Select } from "../../parts/controls.js";
 
-const WORDS = {
+export const ALGORITHM_WORDS = {
   alignclip: "The paper's method: keeps other domains and new classes.",
   clipood: "Margin and moving average; no alignment.",
   finetune: "Plain fine-tuning: the honest baseline.",
@@ -28,7 +28,7 @@ export function ChooseMethod({ form, change, models, options }) {
         ${Object.entries(options.algorithms).map(
           ([name, changes]) => html`<label class="choice">
             <input type="radio" name="algorithm" value=${name} checked=${form.algorithm === name} onChange=${set("algorithm")} /><b>${name}</b>
-            <span class="small soft">${WORDS[name] ?? summary(changes)}</span>
+            <span class="small soft">${ALGORITHM_WORDS[name] ?? summary(changes)}</span>
           </label>`,
         )}
       </div>
@@ -50,7 +50,7 @@ export function ChooseMethod({ form, change, models, options }) {
         <${Field} id="seed" label="Seed"><input id="seed" type="number" min="0" value=${form.seed} placeholder="0" onInput=${set("seed")} /><//>
         <${Field} id="validation" label="Held out for validation" hint="Share of each class in each domain."><input id="validation" type="number" min="0" max="0.9" step="0.05" value=${form.validationFraction} placeholder="0.2" onInput=${set("validationFraction")} /><//>
         <${Field} id="templates" label="Templates" hint="One a line, each with {}; or the name of a set."><textarea id="templates" value=${form.templates} placeholder="a photo of a {}." aria-describedby="templates-hint" onInput=${set("templates")}></textarea><//>
-        <${Field} id="more" label="Hyper-parameters" hint=${`One a line. Names: ${Object.keys(options.hyperparameters).slice(0, 5).join(", ")} … (docs/options.md)`}><textarea id="more" value=${form.more} placeholder="smoothing = 0.2" spellcheck="false" aria-describedby="more-hint" onInput=${set("more")}></textarea><//>
+        <${Field} id="more" label="Hyper-parameters" hint=${`One a line. Names: ${Object.keys(options.hyperparameters).slice(0, 5).join(", ")} … (docs/options.md)`}><textarea id="more" value=${form.more} placeholder="smoothing = 0.2" spellcheck=${false} aria-describedby="more-hint" onInput=${set("more")}></textarea><//>
       </div>
     </details>
   </div>`;
