@@ -4,10 +4,11 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, update
+from alembic import command
+from sqlalchemy import Engine, select, update
 
 from alignclip_store.checkpoints import all_checkpoints, list_checkpoints
-from alignclip_store.database import database_now, reading, transaction
+from alignclip_store.database import alembic_config, database_now, migrate, migrating, reading, transaction
 from alignclip_store.errors import (
     DatasetRejected,
     FileInUse,
@@ -30,7 +31,7 @@ from alignclip_store.retention import drop_expired, mark_ended_runs
 from alignclip_store.runs import NewResultFile, finish, record_checkpoint, record_metrics, start_training
 from alignclip_store.settings import Settings
 from alignclip_store.speed import DEFAULT_IMAGES_PER_SECOND, measured_speed
-from alignclip_store.tables import Delivery, Job, Model, ResultFile, Run
+from alignclip_store.tables import Delivery, Event, Job, Model, ResultFile, Run
 from alignclip_store.waiting import view_queue
 from alignclip_store.webhooks import create_webhook
 
@@ -261,3 +262,25 @@ def test_what_a_lost_run_stored_is_found_under_its_fence(
     with transaction(engine) as session:
         prefix = f"jobs/{job.id}/run-1"
         assert mark_ended_runs(session) == [(f"{prefix}/checkpoints", f"{prefix}/results.jsonl")]
+
+
+def test_an_earlier_schema_has_fine_tuning_jobs_alone(
+    engine: Engine,
+    new_job: Callable[..., Job],
+    new_classification: Callable[..., Job],
+    finish_one: Callable[[], None],
+    database_url: str,
+    make_settings: Callable[..., Settings],
+) -> None:
+    new_classification()
+    finish_one()
+    kept = new_job().id
+    engine.dispose()
+    with migrating(engine) as connection:
+        command.downgrade(alembic_config(connection), "0009")
+    migrate(make_settings(database_url=database_url))
+    with reading(engine) as session:
+        assert [(job.id, job.kind) for job in session.scalars(select(Job))] == [(kept, "fine_tuning")]
+        assert set(session.scalars(select(Event.job_id))) == {kept}
+        assert not session.scalars(select(Run)).all()
+        assert not session.scalars(select(ResultFile)).all()
