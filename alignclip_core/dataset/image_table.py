@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow
@@ -26,11 +26,14 @@ def has_images(opened: BinaryIO, name: str) -> bool:
 
 
 def read_image_tables(files: DatasetFiles, names: list[str], *, min_classes: int = 2) -> DatasetLayout:
-    """The samples of all rows; the images are not read. Raises `DatasetInvalid` with file and row."""
+    """The samples of all rows; the images are not read. Raises `DatasetInvalid` with file and row.
+
+    Where no class is needed (`min_classes` 0), rows may have no label, or one below 0 as test splits of the Hub do.
+    """
     samples: list[Sample] = []
     for name in sorted(names):
         with files.open(name) as opened:
-            samples += _samples(_open(opened, name), name)
+            samples += _samples(_open(opened, name), name, needs_label=min_classes > 0)
     return layout_of(samples, min_classes=min_classes)
 
 
@@ -59,29 +62,31 @@ def _open(opened: BinaryIO, name: str) -> parquet.ParquetFile:
         refuse(name, f"it is no readable Parquet file ({error}).")
 
 
-def _samples(table: parquet.ParquetFile, name: str) -> Iterator[Sample]:
+def _samples(table: parquet.ParquetFile, name: str, *, needs_label: bool) -> Iterator[Sample]:
     schema = table.schema_arrow
     if _image_column(schema) is None:
         refuse(name, f"no column holds images; found: {', '.join(schema.names)}.")
     if table.metadata.num_rows > MAX_ROWS:
         refuse(name, f"it has {table.metadata.num_rows:,} rows; at most {MAX_ROWS:,} are read from one file.")
     features = _features(schema)
-    label_column = _label_column(schema, features, name)
+    label_column = _label_column(schema, features)
+    if label_column is None and needs_label:
+        refuse(name, f"there is no column {LABEL!r}; found: {', '.join(schema.names)}.")
+    label_column = label_column or LABEL  # which then no row has
     class_names = features.get(label_column, {}).get("names")
-    columns = [label_column, *(column for column in ("domain", "split") if column in schema.names)]
+    columns = [column for column in (label_column, "domain", "split") if column in schema.names]
     split_of_file = split_of_name(name)
     number = 0
     for row_group in range(table.num_row_groups):
         for row, values in enumerate(_rows(table, row_group, columns, name)):
             place = f"{name}, row {number + 1}"
-            label = values[label_column]
+            label = values.get(label_column)
             if class_names is not None and isinstance(label, int):
-                if not 0 <= label < len(class_names):
-                    refuse(place, f"label is {label}; the file names {len(class_names)} classes.")
-                label = class_names[label]
+                is_unknown = label < 0 and not needs_label
+                label = None if is_unknown else _class_name(label, class_names, place)
             yield Sample(
                 f"{name}/{number:07d}",
-                read_text({LABEL: label}, LABEL, place, is_needed=True),
+                read_text({LABEL: label}, LABEL, place, is_needed=needs_label),
                 read_text(values, "domain", place),
                 split=read_split(values, place) or split_of_file,
                 place=Place(name, row_group=row_group, row=row),
@@ -89,7 +94,15 @@ def _samples(table: parquet.ParquetFile, name: str) -> Iterator[Sample]:
             number += 1
 
 
+def _class_name(number: int, class_names: Sequence[str], place: str) -> str:
+    if not 0 <= number < len(class_names):
+        refuse(place, f"label is {number}; the file names {len(class_names)} classes.")
+    return class_names[number]
+
+
 def _rows(table: parquet.ParquetFile, row_group: int, columns: list[str], name: str) -> list[dict[str, Any]]:
+    if not columns:  # pyarrow would give no row at all
+        return [{}] * table.metadata.row_group(row_group).num_rows
     try:
         rows: list[dict[str, Any]] = table.read_row_group(row_group, columns=columns).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -119,10 +132,9 @@ def _features(schema: pyarrow.Schema) -> Mapping[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _label_column(schema: pyarrow.Schema, features: Mapping[str, Any], name: str) -> str:
+def _label_column(schema: pyarrow.Schema, features: Mapping[str, Any]) -> str | None:
+    """`label`, else the one ClassLabel of Hugging Face's; None without either."""
     if LABEL in schema.names:
         return LABEL
     labels = [column for column in schema.names if (features.get(column) or {}).get("_type") == "ClassLabel"]
-    if len(labels) != 1:
-        refuse(name, f"there is no column {LABEL!r}; found: {', '.join(schema.names)}.")
-    return str(labels[0])
+    return str(labels[0]) if len(labels) == 1 else None

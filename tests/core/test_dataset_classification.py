@@ -7,16 +7,19 @@ import signal
 import threading
 from dataclasses import replace
 
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from alignclip_core import dataset_classification
 from alignclip_core.checkpoint import LEARNED, load_model, save_model
 from alignclip_core.classifier import Classifier, predictions
 from alignclip_core.classify_dataset import main
+from alignclip_core.dataset.listing import read_staged
 from alignclip_core.dataset_classification import DatasetClassification, count_answers, read_lines
 from alignclip_core.encoder import build_text_encoder
-from alignclip_core.errors import TrainingStopped
+from alignclip_core.errors import DatasetInvalid, TrainingStopped
 from alignclip_core.finished_model import open_model
 from alignclip_core.images import decode_image
 from alignclip_core.prompts import class_similarity_of
@@ -153,6 +156,26 @@ def test_images_without_class_folders_are_classified_and_not_judged(ask, classif
     lines = classify(run_dir)
     assert [(line["path"], line["label"]) for line in lines] == [(f"{number}.png", None) for number in range(8)]
     assert run_dir.read_result()["accuracy"] is None
+
+
+@pytest.mark.parametrize("rows", ["unlabelled", "below_zero"])
+def test_rows_of_parquet_need_no_label(ask, classify, rows):
+    run_dir = ask(num_images=1)
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(run_dir.dataset.rglob("*.png"))]
+    shutil.rmtree(run_dir.dataset)
+    run_dir.dataset.mkdir()
+    table = pyarrow.table({"image": images})
+    if rows == "below_zero":  # as the Hub's test splits have it
+        kinds = {"info": {"features": {"label": {"names": list(LABELS), "_type": "ClassLabel"}}}}
+        table = table.append_column("label", pyarrow.array([-1, 1, -1, -1]))
+        table = table.replace_schema_metadata({"huggingface": json.dumps(kinds)})
+    parquet.write_table(table, run_dir.dataset / "test.parquet", row_group_size=3)
+    lines = classify(run_dir)
+    assert [line["path"] for line in lines] == [f"test.parquet/000000{number}" for number in range(4)]
+    assert [line["label"] for line in lines] == [None, "cross" if rows == "below_zero" else None, None, None]
+    assert run_dir.read_result()["num_judged"] == (1 if rows == "below_zero" else 0)
+    with pytest.raises(DatasetInvalid, match="label"):
+        read_staged(run_dir.dataset)
 
 
 @pytest.mark.parametrize("num_looks", [1, 3])
