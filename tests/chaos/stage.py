@@ -174,6 +174,10 @@ class Stage:
 
         self.wait_until(is_tidy, "Run directories are left")
 
+    def num_lost_runs(self) -> int:
+        with reading(self.service.engine) as session:
+            return session.scalar(select(func.count()).where(Run.outcome == "lost")) or 0
+
     def logs(self, name: str = "*") -> str:
         texts = [path.read_text()[-4000:] for path in sorted(self.service.settings.home_dir.glob(f"{name}.log"))]
         return "\n".join(texts)

@@ -19,11 +19,13 @@ class Result:
     num_runs: int = 0  # of the job, all in all; other cases may have hit it too
 
 
-def write_table(path: Path, database: str, results: Sequence[Result], num_jobs: int, seed: int) -> None:
+def write_table(
+    path: Path, database: str, results: Sequence[Result], *, num_jobs: int, num_lost_runs: int, seed: int
+) -> None:
     """Actions down, points across; a cell says how many runs the job took in the end."""
     actions = sorted({result.case.action for result in results})
     lines = [
-        f"On {database}: {num_jobs} jobs, {len(results)} faults, seed {seed}.",
+        f"On {database}: {num_jobs} jobs, {len(results)} faults, {num_lost_runs} runs lost, seed {seed}.",
         "",
         "| | " + " | ".join(f"`{point}`" for point in POINTS) + " |",
         "| --- " * (len(POINTS) + 1) + "|",
