@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Torch, OpenMP and Celery each start a thread per core and then fight for them; two serve a laptop well.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test chaos fuzz test-page screenshots lint results bench lock clean
+.PHONY: setup demo test chaos fuzz test-page screenshots lint results bench bench-serving lock clean
 
 setup: .venv/.ready
 
@@ -50,6 +50,11 @@ results: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# Our server beside others, for ten minutes on a machine that does nothing else; fills the tables of docs/serving.md.
+bench-serving: setup
+	$(BIN)/python -m benchmarks serving
+	$(BIN)/python -m benchmarks.serving_table
 
 lock:
 	tools/lock

@@ -28,7 +28,7 @@ def measure() -> list[Row]:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    files = _photos()
+    files = photos(NUM_IMAGES)
     ways: dict[str, Callable[[bytes], object]] = {"default": _default(), "ours": _ours()}
     best = dict.fromkeys(ways, 0.0)
     for _ in range(NUM_ROUNDS):
@@ -47,11 +47,11 @@ def measure() -> list[Row]:
     ]
 
 
-def _photos() -> list[bytes]:
+def photos(num_images: int) -> list[bytes]:
     """JPEG files with the detail of photographs: smooth random fields with noise over them."""
     random = np.random.default_rng(0)
     files = []
-    for _ in range(NUM_IMAGES):
+    for _ in range(num_images):
         coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
             SIZE, Image.Resampling.BICUBIC
         )
