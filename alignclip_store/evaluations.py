@@ -14,7 +14,10 @@ from alignclip_store.errors import EvaluationNotFound, IllegalTransition
 from alignclip_store.ids import new_id
 from alignclip_store.job_status import FINISHED
 from alignclip_store.jobs import request_cancel
+from alignclip_store.limits import require_room_in_queue
 from alignclip_store.paging import list_page
+from alignclip_store.pausing import RETRIED, retry_job
+from alignclip_store.settings import Settings
 from alignclip_store.tables import Evaluation, Job
 
 LABEL = "evaluation"  # in the metadata of its jobs
@@ -86,3 +89,21 @@ def cancel_evaluation(session: Session, owner: str, evaluation_id: str) -> tuple
     if going and evaluation.cancel_requested_at is None:
         evaluation.cancel_requested_at = database_now(session)
     return evaluation, len(going)
+
+
+def retry_evaluation(
+    session: Session, owner: str, evaluation_id: str, settings: Settings
+) -> tuple[Evaluation, list[str]]:
+    """Queue every failed or cancelled job of it again, and the ids of these. Asking again changes nothing.
+
+    Raises `QuotaExceeded` where they are more than may wait, and `DatasetRejected` when the dataset was deleted since.
+    """
+    evaluation = get_evaluation(session, owner, evaluation_id)
+    ended = sorted(job.id for job in jobs_of(session, evaluation).values() if job.status in RETRIED)
+    if ended:
+        require_room_in_queue(session, owner, settings, num_jobs=len(ended))
+        evaluation.cancel_requested_at = None
+    for job_id in ended:
+        with suppress(IllegalTransition):  # somebody tries it again already
+            retry_job(session, owner, job_id)
+    return evaluation, ended

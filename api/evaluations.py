@@ -122,9 +122,7 @@ class CellAnswer(BaseModel):
     accuracy: float | None = Field(description="Null while its job has not succeeded.")
     num_images: int | None
     zero_shot: float | None = Field(description="Of the base model on the same images.")
-    error: str | None = Field(
-        description="Why its job failed; POST /v1/fine_tuning/jobs/{job_id}/retry tries it again."
-    )
+    error: str | None = Field(description="Why its job failed; /retry queues it again.")
 
 
 class TableAnswer(BaseModel):
@@ -187,6 +185,8 @@ def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationR
     for cell in cells:
         firsts.setdefault(cell.run_name, cell)
     bodies = {name: request.job_body(grid, cell, evaluation_id) for name, cell in firsts.items()}
+    with transaction(resources.engine) as session:  # before each of many is prepared; once more when they are written
+        require_room_in_queue(session, caller.owner, resources.settings, num_jobs=len(bodies))
     requests = {name: FinetuneRequest.model_validate(body) for name, body in bodies.items()}
     prepared = {name: prepare_job(resources, caller.owner, each, layout) for name, each in requests.items()}
     try:

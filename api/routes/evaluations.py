@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from alignclip_store import evaluations
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
+from alignclip_store.queue import wake
 from api.answers import ListAnswer, page
 from api.dependencies import After, CallerDep, Limit, OwnerDep, ResourcesDep, require_json
 from api.errors import BODY_ERROR_ANSWERS
@@ -53,3 +54,19 @@ def cancel_evaluation(evaluation_id: str, caller: CallerDep, resources: Resource
             after = {"num_jobs_cancelled": num_going}
             record_change(session, caller.actor, "evaluation.cancel", evaluation_id, after=after)
         return EvaluationAnswer.of(row, evaluations.jobs_of(session, row))
+
+
+@router.post("/{evaluation_id}/retry")
+def retry_evaluation(evaluation_id: str, caller: CallerDep, resources: ResourcesDep) -> EvaluationAnswer:
+    """Queue those of its jobs again that failed or were cancelled; each goes on from its last checkpoint.
+
+    What is measured stays. Asking again changes nothing.
+    """
+    with transaction(resources.engine) as session:
+        row, job_ids = evaluations.retry_evaluation(session, caller.owner, evaluation_id, resources.settings)
+        if job_ids:
+            record_change(session, caller.actor, "evaluation.retry", evaluation_id, after={"num_jobs": len(job_ids)})
+        answer = EvaluationAnswer.of(row, evaluations.jobs_of(session, row))
+    for job_id in job_ids:
+        wake(resources.queue, job_id)
+    return answer

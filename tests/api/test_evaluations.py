@@ -2,6 +2,8 @@
 
 import pytest
 
+from alignclip_store import runs
+
 EVALUATIONS = "/v1/evaluations"
 
 
@@ -98,6 +100,39 @@ def test_cancelling_ends_what_has_not_ended_and_keeps_what_is_measured(grids, as
     assert cancelled["cancel_requested_at"]
     assert grids.http.post(url).json() == cancelled
     assert grids.http.get(f"{EVALUATIONS}/{created['id']}").json()["status"] == "queued"
+
+
+def test_what_failed_or_was_cancelled_is_tried_again_and_what_is_measured_stays(grids, ask):
+    created = ask(methods=["zero_shot", "finetune", "clipood"], targets=["sketch"]).json()
+    url = f"{EVALUATIONS}/{created['id']}"
+    first, second, _ = [cell["job_id"] for cell in created["cells"]]
+    measured = {"test_domains": {"trained_classes": group(0.5, 15)}}
+    grids.finish(first, {"zero_shot": measured, "tuned": measured})
+    error = {"code": "training_diverged", "message": "The loss is not finite.", "param": None}
+    grids.write(runs.finish, grids.claim(second), "failed", error=error)
+    cancelled = grids.http.post(f"{url}/cancel").json()
+    assert [cell["error"] for cell in cancelled["cells"]] == [None, error["message"], None]
+    assert [cell["status"] for cell in cancelled["cells"]] == ["succeeded", "failed", "cancelled"]
+
+    again = grids.http.post(f"{url}/retry").json()
+    assert [cell["status"] for cell in again["cells"]] == ["succeeded", "queued", "queued"]
+    assert (again["num_finished"], again["cancel_requested_at"], again["cells"][1]["error"]) == (1, None, None)
+    assert again["tables"] == cancelled["tables"]
+    assert grids.http.post(f"{url}/retry").json() == again
+    log = grids.http.get("/v1/audit_log", params={"object_id": created["id"]}).json()["data"]
+    retried = [entry for entry in log if entry["object_id"] == created["id"] and entry["action"] == "evaluation.retry"]
+    assert [entry["after"] for entry in retried] == [{"num_jobs": 2}]
+
+
+def test_no_more_is_tried_again_than_may_wait(grids, ask):
+    created = ask(seeds=[0, 1, 2, 3]).json()
+    grids.http.post(f"{EVALUATIONS}/{created['id']}/cancel")
+    ask(seeds=[4, 5, 6])
+    refused = grids.http.post(f"{EVALUATIONS}/{created['id']}/retry")
+    assert refused.status_code == 429
+    assert "8 more jobs are too many" in refused.json()["error"]["message"]
+    kept = grids.http.get(f"{EVALUATIONS}/{created['id']}").json()
+    assert (kept["status"], kept["num_finished"]) == ("cancelled", 8)
 
 
 def test_pages_are_newest_first(grids, ask):

@@ -72,7 +72,8 @@ def test_cells_fill_the_table_and_one_that_failed_is_told_and_takes_its_place_wh
     assert cell["error"] == http.get(job_url).json()["error"]["message"]
     assert [row[0] for row in failed["tables"][0]["rows"]] == [done["method"]]
 
-    assert http.post(f"{job_url}/retry").status_code == 200
+    again = http.post(f"{url}/retry").json()
+    assert (again["status"], again["num_finished"]) == ("running", 1)
     service.start_worker("second")
     whole = wait_for(http, service, url, lambda answer: answer["num_finished"] == 2)
     assert whole["status"] == "succeeded", service.logs()
