@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from alignclip_core.algorithms import LearnedClasses
 from alignclip_core.base_models import BaseModel
 from alignclip_core.calibration import Calibration
 from alignclip_core.errors import LabelsInvalid
@@ -41,14 +42,13 @@ class Classifier:
         preprocessing: Preprocessing,
         logit_scale: float,
         calibration: Calibration | None = None,
-        *,
-        has_learned_classes: bool = False,
+        learned_classes: LearnedClasses | None = None,
     ) -> None:
         self.tower = tower
         self.preprocessing = preprocessing
         self.logit_scale = logit_scale
         self.calibration = calibration
-        self.has_learned_classes = has_learned_classes  # True: `FinishedModel.class_embeddings_of` gives embeddings
+        self.learned_classes = learned_classes  # what gives class embeddings in place of class texts, if anything
 
     @classmethod
     def load(cls, folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> Classifier:
@@ -71,7 +71,7 @@ class Classifier:
             model.preprocessing,
             model.logit_scale,
             model.calibration,
-            has_learned_classes=model.learned_classes is not None,
+            model.learned_classes,
         )
 
     @property

@@ -78,9 +78,8 @@ class FinishedModel:
                 self.templates if templates is None else templates,
                 self.hyphens_to_spaces if hyphens_to_spaces is None else hyphens_to_spaces,
             ).cpu()
-        device = next(learned.parameters()).device
         features = torch.zeros(0, 0) if image_features is None else image_features
-        return learned.class_embeddings_of(text_encoder, labels, features.to(device)).float().cpu()
+        return learned.finished_embeddings_of(text_encoder, labels, features)
 
 
 def load_finished_model(folder: Path, base_model: BaseModel, device: str | torch.device = "cpu") -> FinishedModel:

@@ -8,6 +8,7 @@ import torch
 from anyio import to_thread
 from torch import Tensor
 
+from alignclip_core.algorithms import LearnedClasses
 from alignclip_core.classifier import Classifier, can_reject, check_labels, predictions
 from alignclip_core.errors import LabelsInvalid
 from alignclip_core.method.losses import class_logits
@@ -28,7 +29,7 @@ class Question:
     model: DescribedModel
     classifier: Classifier
     labels: tuple[str, ...]
-    class_embeddings: Tensor | None  # None: they are learned, and may depend on the images
+    class_embeddings: Tensor | LearnedClasses  # what was learned may look at the images first
 
 
 async def classify(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> ClassifyAnswer:
@@ -51,15 +52,16 @@ async def classify(resources: Resources, owner: str, name: str, request: Classif
 def _prepare(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> Question:
     model, classifier = load_model(resources, owner, name)
     labels = labels_of(request, model, resources.settings)
-    if classifier.has_learned_classes:
-        return Question(model, classifier, labels, None)
+    learned = classifier.learned_classes
+    if learned is not None and learned.knows(labels):
+        return Question(model, classifier, labels, learned)
     return Question(model, classifier, labels, model.class_embeddings(resources, labels, request.templates))
 
 
 def _answer(resources: Resources, question: Question, features: Tensor, request: ClassifyRequest) -> ClassifyAnswer:
     model, labels, embeddings = question.model, question.labels, question.class_embeddings
-    if embeddings is None:
-        embeddings = model.learned_embeddings(resources, labels, request.templates, features)
+    if isinstance(embeddings, LearnedClasses):
+        embeddings = model.learned_embeddings(resources, embeddings, labels, features)
     classifier = question.classifier
     calibration = classifier.calibration if request.calibrated and request.score_function == "softmax" else None
     if calibration is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from alignclip_core.algorithms import LearnedClasses
 from alignclip_core.base_models import BaseModel
 from alignclip_core.classifier import Classifier
 from alignclip_store import aliases, models, tables
@@ -30,12 +31,11 @@ class DescribedModel:
         return self.source.id
 
     def learned_embeddings(
-        self, resources: Resources, labels: Sequence[str], templates: Sequence[str] | None, image_features: Tensor
+        self, resources: Resources, learned: LearnedClasses, labels: Sequence[str], image_features: Tensor
     ) -> Tensor:
         """Class embeddings by which a model with learned prompts or a linear head classifies these images."""
-        whole = resources.models.finished_model(self.source)
         with resources.models.encoding(self.base_model) as encoder:
-            return whole.class_embeddings_of(encoder, labels, templates=templates, image_features=image_features)
+            return learned.finished_embeddings_of(encoder, labels, image_features)
 
     def class_embeddings(
         self, resources: Resources, labels: Sequence[str], templates: Sequence[str] | None = None

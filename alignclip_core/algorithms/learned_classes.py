@@ -28,6 +28,14 @@ class LearnedClasses(nn.Module, ABC):
     ) -> Float[Tensor, "*images classes dim"]:
         """One embedding a class, or one for each image and class, for images of one domain."""
 
+    @torch.no_grad()
+    def finished_embeddings_of(
+        self, text_encoder: TextEncoder, class_names: Sequence[str], image_features: Float[Tensor, "images dim"]
+    ) -> Float[Tensor, "*images classes dim"]:
+        """The same once training is over: fp32 on the CPU, whatever device they are computed on."""
+        device = next(self.parameters()).device
+        return self.class_embeddings_of(text_encoder, class_names, image_features.to(device)).float().cpu()
+
     def logits(
         self,
         text_encoder: TextEncoder | None,

@@ -362,6 +362,8 @@ def test_what_was_learned_classifies_in_place_of_the_class_texts(service, classi
         by_texts = whole.logit_scale * features @ embed_classes(texts, labels, whole.templates).T
         is_known = labels == own or fields["algorithm"] != "finetune"  # to a linear head; texts answer for others
         assert torch.allclose(torch.tensor(expected), by_texts.softmax(dim=1)[0], atol=1e-5) != is_known
+    kept = [kind for (kind, model_id), _ in service.app.state.resources.models._loaded.items() if model_id == model]
+    assert kept == ["classifier"]  # its tower is held once
 
 
 def learn(service, model, job_id, shapes):
