@@ -1,4 +1,4 @@
-"""The house stands as HOUSE says: imports go one way, and the light rooms stay light."""
+"""The house stands as docs/architecture.md says: imports go one way, and the light rooms stay light."""
 
 import subprocess
 import sys

@@ -1,6 +1,7 @@
 """API keys: their scopes, owners and ends; what many wrong ones lead to; the audit log that notes all of it."""
 
 import base64
+import hmac
 import re
 import socket
 import time
@@ -67,6 +68,22 @@ def test_revoked_expired_and_unknown_keys_are_all_the_same_401(service, make_key
     answers = [client_of(key).get("/v1/models") for key in (revoked["key"], expired["key"], unknown)]
     assert [answer.status_code for answer in answers] == [401] * 3
     assert len({answer.text for answer in answers}) == 1
+
+
+def test_keys_are_compared_as_digests_of_one_length_in_constant_time(service, monkeypatch):
+    compared, compare = [], hmac.compare_digest
+
+    def watched(one, other):
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr("api.authentication.hmac.compare_digest", watched)
+    key = service.settings.bootstrap_api_key
+    keys = (key, key[:-1], "x", "wrong" * 100)
+    answers = [service.http.get("/v1/models", headers={"authorization": f"Bearer {key}"}) for key in keys]
+    assert [answer.status_code for answer in answers] == [200, 401, 401, 401]
+    assert (32, 32) in compared  # sha256
+    assert all(one == other for one, other in compared)
 
 
 def test_rotation_gives_a_successor_with_the_same_rights(service, make_key, client_of):
