@@ -23,8 +23,8 @@ def exactly(required: dict, optional: dict | None = None) -> dict:
 
 
 # The shape that KEDA's custom resources have (keda.sh/v1alpha1); closed, so that a misspelt key is found. KEDA's own
-# definitions pass over unknown keys. Values of a trigger's metadata are text, also numbers. Beside this excerpt, the file
-# was held against models that were made of KEDA's own definitions (cloudcoil.models.keda 2.16.1.0): it fits.
+# definitions pass over unknown keys. Values of a trigger's metadata are text, also numbers. Beside this excerpt, the
+# file was held against models that were made of KEDA's own definitions (cloudcoil.models.keda 2.16.1.0): it fits.
 TRIGGER = exactly(
     {"type": NAME, "metadata": {"type": "object", "additionalProperties": {"type": "string"}}},
     {"name": NAME, "useCachedMetrics": {"type": "boolean"}, "metricType": NAME,
