@@ -18,13 +18,14 @@ from torch import Tensor
 from alignclip_core.classifier import Classifier
 from alignclip_core.config import FinetuneConfig, make_config
 from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.findings import Finding
 from alignclip_core.dataset.fingerprint import fingerprint
 from alignclip_core.dataset.listing import read_folder
 from alignclip_core.dataset.looks import Folder, OnProgress, look_at_dataset, look_at_validation, shuffled
 from alignclip_core.dataset.report import count_images, find_faults, sizes_of
 from alignclip_core.dataset.samples import DatasetLayout, Sample
-from alignclip_core.dataset.splits import resolve_class_names, split_dataset
+from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.errors import DatasetInvalid
 from alignclip_core.finished_model import FinishedModel

@@ -10,9 +10,10 @@ from PIL import Image
 
 from alignclip_core.classifier import BATCH_SIZE, Classifier
 from alignclip_core.dataset.check import read_sample
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.listing import read_staged
 from alignclip_core.dataset.samples import Sample
-from alignclip_core.dataset.splits import EvaluationGroup, resolve_class_names
+from alignclip_core.dataset.splits import EvaluationGroup
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.evaluation import Evaluation, evaluate
 from alignclip_core.finished_model import FinishedModel

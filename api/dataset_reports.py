@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignclip_core.config import FinetuneConfig, make_config
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.looks import Folder, checked_samples
 from alignclip_core.dataset.reading import read_dataset
-from alignclip_core.dataset.splits import resolve_class_names
 from alignclip_core.dataset_report import Judge, refused_report, report_dataset
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import tables

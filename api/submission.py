@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.dataset.reading import read_dataset
-from alignclip_core.dataset.splits import resolve_class_names, split_dataset
+from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import check_fits
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import jobs, tables

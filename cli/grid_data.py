@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.listing import Listing, listing_file, read_folder, save_listing
 from alignclip_core.dataset.samples import DatasetLayout, layout_of
-from alignclip_core.dataset.splits import resolve_class_names, thin_out
+from alignclip_core.dataset.splits import thin_out
 from alignclip_store.dataset_files import open_container
 from alignclip_store.datasets import dataset_limits
 from alignclip_store.shard_files import with_shards

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from alignclip_core.dataset.check import check_images
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.listing import read_folder
-from alignclip_core.dataset.splits import resolve_class_names
 
 TENCH, FOX, VULTURE, MONARCH = "n01440764", "n02119022", "n01616318", "n02279972"
 DOMAINBED = {

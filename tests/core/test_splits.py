@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from alignclip_core.config import FinetuneConfig
+from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.layout import read_layout
 from alignclip_core.dataset.samples import Sample, layout_of
-from alignclip_core.dataset.splits import resolve_class_names, split_dataset
+from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.errors import DatasetInvalid
 
 COUNTS = {
