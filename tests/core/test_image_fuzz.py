@@ -44,7 +44,7 @@ def test_a_changed_image_decodes_or_is_refused(seed: bytes) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_thousands_of_changed_images_decode_or_are_refused(seed: bytes) -> None:
-    _fuzz(seed, num_examples=20_000)
+    _fuzz(seed, num_examples=2_000)
 
 
 def _fuzz(seed: bytes, *, num_examples: int) -> None:
