@@ -12,7 +12,9 @@ from alignclip_store.checkpoints import all_checkpoints
 from alignclip_store.database import reading, transaction
 from alignclip_store.job_kinds import JobKind
 from alignclip_store.jobs import request_cancel
+from alignclip_store.queue import wake
 from alignclip_store.result_files import get_result_file
+from alignclip_store.runs import reap
 
 PLAIN = {"serving_runtime": "torch", "serving_precision": "fp32", "serving_device": "cpu"}
 
@@ -38,7 +40,6 @@ def test_a_tuned_model_answers_for_every_image_and_broken_ones_end_nothing(
 ):
     service = make_service(**PLAIN)
     service.start_worker()
-    service.start_reaper()
     tuned = service.wait_for_end(service.submit(archive, num_steps=1))
     assert tuned.status == "succeeded", service.logs()
 
@@ -87,6 +88,7 @@ def test_a_stopped_worker_leaves_its_lines_and_the_next_one_goes_on_behind_them(
     first = service.start_worker("first")
     job_id = service.ask(many)
     process = service.wait_held("mid_step")
+    service.wait(job_id, lambda job: job.phase == "classifying")  # or it would be told after the next phase
 
     first.send_signal(signal.SIGTERM)
     service.wait(job_id, lambda job: job.phase == "stopping")
@@ -98,7 +100,7 @@ def test_a_stopped_worker_leaves_its_lines_and_the_next_one_goes_on_behind_them(
     with reading(service.engine) as session:
         assert [checkpoint.step for checkpoint in all_checkpoints(session, job_id)] == [64]
     service.start_worker("second")
-    service.start_reaper()
+    wake(service.queue, job_id)
     job = service.wait_for_end(job_id)
     assert job.status == "succeeded", service.logs()
     assert [run.outcome for run in service.runs(job_id)] == ["stopped", "succeeded"]
@@ -117,9 +119,11 @@ def test_a_killed_worker_takes_its_process_along_and_the_answers_are_those_of_on
     assert is_gone(child)
     assert service.job(job_id).status == "running"
     service.let_lease_lapse(job_id)
+    with transaction(service.engine) as session:
+        assert reap(session, service.settings) == [job_id]
 
     service.start_worker("second")
-    service.start_reaper()
+    wake(service.queue, job_id)
 
     job = service.wait_for_end(job_id)
     assert job.status == "succeeded", service.logs()
