@@ -131,8 +131,11 @@ class FinetuneConfig:
     smoothing_loss_weight: float = 1.0  # λ
     smoothing: float = 0.1  # ε of eq 8: mass taken from the true class; at most 0.5
     smoothing_target: SmoothingTarget = "similarity"  # uniform: plain label smoothing
-    similarity_scale: float = 1.0  # multiplier before the softmax over class similarities (B.5)
+    similarity_scale: float | Literal["calibrated"] = 1.0  # inside B.5's softmax; calibrated: classes keep 0.6 of S'
     keep_diagonal: bool = True  # the true class keeps its share of S'; False: dropped, as the authors' code
+
+    # Beyond the paper: how far the tower may go from where it began
+    frozen_distance_weight: float = 0.0  # of 1 - cosine between an image's features and the pre-trained tower's
 
     # The average over the run: the beta moving average, or SWAD's over the valley of the validation loss
     averaging: Averaging = "bma"
@@ -204,10 +207,23 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "global_batch_size": 108,
             "interpolation": "bilinear",
         },
+        # Ours (docs/results.md): no alignment and no average, whose price is a short run's steps.
+        "robust": {
+            "margin": 0.3,
+            "similarity_scale": "calibrated",
+            "layer_alignment_weight": 0.0,
+            "similarity_alignment_weight": 0.0,
+            "frozen_distance_weight": 5.0,
+            "averaging": "none",
+        },
     }
 )
 
-_NO_ALIGNMENT = {"layer_alignment_weight": 0.0, "similarity_alignment_weight": 0.0}
+_NO_ALIGNMENT = {
+    "layer_alignment_weight": 0.0,
+    "similarity_alignment_weight": 0.0,
+    "frozen_distance_weight": 0.0,
+}
 _CROSS_ENTROPY = _NO_ALIGNMENT | {"smoothing": 0.0, "margin": 0.0, "averaging": "none"}
 _PROMPTS = _CROSS_ENTROPY | {"trainable": "none", "optimizer": "sgd"}
 PROMPT_LEARNERS = ("coop", "cocoop", "dpl")
@@ -327,7 +343,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "dv_start_block": (0, 1000),
     "smoothing_loss_weight": (0.0, 1e4),
     "smoothing": (0.0, 0.5),
-    "similarity_scale": (0.0, 1e4),
+    "frozen_distance_weight": (0.0, 1e4),
     "bma_beta": (1e-3, 1e3),
     "swad_converge": (1, 1000),
     "swad_tolerance": (1, 1000),
@@ -366,6 +382,8 @@ def _check(config: FinetuneConfig) -> None:
     _check_what_is_trained(config)
     if config.micro_batch_size != "auto":
         _check_range("micro_batch_size", config.micro_batch_size, *_RANGES["global_batch_size"])
+    if config.similarity_scale != "calibrated":
+        _check_range("similarity_scale", config.similarity_scale, 0.0, 1e4)
     _check_crop_scale(config.crop_scale)
     _check_templates(config.templates)
     _check_class_names(config)

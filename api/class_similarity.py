@@ -13,8 +13,9 @@ import torch
 from fastapi import Response
 
 from alignclip_core.base_models import BaseModel
+from alignclip_core.config import FinetuneConfig
 from alignclip_core.errors import ConfigInvalid, LabelsInvalid
-from alignclip_core.method.similarity import normalised_similarity
+from alignclip_core.method.similarity import calibrated_scale, normalised_similarity
 from alignclip_core.prompts import class_similarity_of
 from alignclip_core.run_dir import ClassSimilarity
 from alignclip_store import similarities, tables
@@ -74,6 +75,14 @@ def load(resources: Resources, row: tables.Similarity) -> ClassSimilarity:
         return ClassSimilarity.load(local)
     with TemporaryDirectory(dir=resources.uploads_folder) as folder:
         return ClassSimilarity.load(resources.artifacts.fetch_file(row.artifact_uri, Path(folder) / "similarity"))
+
+
+def scale_of_job(config: FinetuneConfig, similarity: ClassSimilarity) -> float:
+    """The multiplier that the job's trainer takes; `calibrated` is chosen by the classes that train."""
+    if config.similarity_scale != "calibrated":
+        return float(config.similarity_scale)
+    rows = [row for row, name in enumerate(config.class_names) if name in config.trained_classes]
+    return calibrated_scale(torch.from_numpy(similarity.cosine[rows][:, rows]))
 
 
 def to_response(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +12,13 @@ from torch import Tensor
 
 from alignclip_core.algorithms.algorithm import Algorithm, StepOutput
 from alignclip_core.config import FinetuneConfig
-from alignclip_core.method.losses import total_loss
-from alignclip_core.method.similarity import normalised_similarity, smoothed_targets, uniform_similarity
+from alignclip_core.method.losses import Losses, frozen_distance, total_loss
+from alignclip_core.method.similarity import (
+    calibrated_scale,
+    normalised_similarity,
+    smoothed_targets,
+    uniform_similarity,
+)
 from alignclip_core.run_dir import ClassSimilarity
 
 
@@ -26,6 +33,8 @@ class AlignClip(Algorithm):
         self.keep_diagonal = config.keep_diagonal or config.smoothing_target == "uniform"
         cosine = torch.from_numpy(similarity.cosine[self.trained_rows][:, self.trained_rows])
         self.register_buffer("similarity", _target_similarity(cosine, config).to(self.device), persistent=False)
+        if config.frozen_distance_weight:
+            self.frozen = copy.deepcopy(encoder).requires_grad_(False)
 
     def forward(
         self,
@@ -46,7 +55,16 @@ class AlignClip(Algorithm):
             logit_scale=self.logit_scale,
             config=self.config,
         )
+        if self.config.frozen_distance_weight:
+            losses = self._held_back(losses, images, aligned.image_features)
         return StepOutput(losses, self._num_correct(aligned.image_features, labels))
+
+    def _held_back(self, losses: Losses, images: Tensor, image_features: Tensor) -> Losses:
+        """With the distance from the pre-trained tower."""
+        with torch.no_grad():
+            frozen_features = self.frozen(images)
+        distance = frozen_distance(image_features, frozen_features)
+        return replace(losses, total=losses.total + self.config.frozen_distance_weight * distance)
 
     @torch.no_grad()
     def _num_correct(self, image_features: Tensor, labels: Tensor) -> Tensor:
@@ -57,4 +75,5 @@ class AlignClip(Algorithm):
 def _target_similarity(cosine: Tensor, config: FinetuneConfig) -> Tensor:
     if config.smoothing_target == "uniform":
         return uniform_similarity(cosine.shape[0])
-    return normalised_similarity(cosine, config.similarity_scale, config.keep_diagonal)
+    scale = calibrated_scale(cosine) if config.similarity_scale == "calibrated" else config.similarity_scale
+    return normalised_similarity(cosine, scale, config.keep_diagonal)

@@ -29,7 +29,7 @@ class TrainingSize:
     num_changed: int  # weights that this amounts to, which averages hold
     is_computed: bool  # the changed weights are computed from the trained ones, and stand beside them
     num_activations: float  # of one image, kept for the backward pass
-    num_frozen: int = 0  # of towers that only give answers beside it: MIRO's copy, the text tower of learned prompts
+    num_frozen: int = 0  # of towers that only give answers beside it: a frozen copy, the text tower of learned prompts
     num_prompt_activations: float = 0.0  # of a prompt for each trained class, kept for the backward pass
 
 
@@ -45,7 +45,8 @@ def check_fits(encoder: ImageEncoder, config: FinetuneConfig, text_encoder: Text
     plain = trained.weights()
     num_parameters = _numel({**trained.untouched(), **plain})
     texts = text_encoder if config.algorithm in PROMPT_LEARNERS else None
-    num_frozen = num_parameters if config.algorithm == "miro" else 0
+    has_frozen_copy = config.algorithm == "miro" or config.frozen_distance_weight > 0
+    num_frozen = num_parameters if has_frozen_copy else 0
     return TrainingSize(
         num_parameters=num_parameters,
         num_trained=_numel(trained.parameters),

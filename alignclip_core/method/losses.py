@@ -79,6 +79,14 @@ def semantic_smoothing_loss(
     return -(targets * torch.log_softmax(logits, dim=-1)).sum(-1).mean()
 
 
+@full_precision
+def frozen_distance(
+    image_features: Float[Tensor, "batch dim"], frozen_features: Float[Tensor, "batch dim"]
+) -> Float[Tensor, ""]:
+    """1 - cosine of an image's features, of unit length, and those that the tower gave it before training."""
+    return (1 - (image_features * frozen_features).sum(-1)).mean()
+
+
 def attention_alignment_loss(
     *,
     log_cls_attention: Float[Tensor, "batch patches"] | None,

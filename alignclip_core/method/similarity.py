@@ -9,6 +9,10 @@ from torch.nn import functional as F
 
 from alignclip_core.method.precision import full_precision
 
+OWN_SHARE = 0.6  # of S' that a class keeps: enough to name it, little enough that the others show
+MAX_SCALE = 1e4
+BISECTIONS = 60  # to the last bit of a double
+
 
 @full_precision
 def class_similarity(class_embeddings: Float[Tensor, "classes dim"]) -> Float[Tensor, "classes classes"]:
@@ -32,6 +36,20 @@ def normalised_similarity(
     """
     similarity = torch.softmax(similarity_scale * cosine, dim=-1)
     return similarity if keep_diagonal else similarity.fill_diagonal_(0)
+
+
+@full_precision
+def calibrated_scale(cosine: Float[Tensor, "classes classes"], own_share: float = OWN_SHARE) -> float:
+    """The similarity scale at which the classes' own shares of S' are `own_share` on average.
+
+    0 where they are more than that at any scale, and the largest scale where they are always less.
+    """
+    lowest, highest = 0.0, MAX_SCALE
+    for _ in range(BISECTIONS):  # the mean share rises with the scale: nothing is more like a class than itself
+        middle = (lowest + highest) / 2
+        is_below = normalised_similarity(cosine.double(), middle).diagonal().mean() < own_share
+        lowest, highest = (middle, highest) if is_below else (lowest, middle)
+    return highest
 
 
 @full_precision

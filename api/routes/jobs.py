@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
 
+from alignclip_core.config import FinetuneConfig
 from alignclip_store import checkpoints, jobs, pausing, similarities, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
@@ -227,11 +228,12 @@ def list_job_metrics(
 def retrieve_job_similarity(job_id: str, owner: OwnerDep, resources: ResourcesDep) -> Response:
     """The class-similarity matrix that the job trains with, plain and normalised by the job's own scale."""
     job, row = _similarity_of(resources, owner, job_id)
+    config, similarity = FinetuneConfig.from_json(job.config), class_similarity.load(resources, row)
     return class_similarity.to_response(
         row,
-        class_similarity.load(resources, row),
-        similarity_scale=float(job.config["similarity_scale"]),
-        keep_diagonal=job.config["keep_diagonal"],
+        similarity,
+        similarity_scale=class_similarity.scale_of_job(config, similarity),
+        keep_diagonal=config.keep_diagonal,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load
 
-from alignclip_core.method.similarity import normalised_similarity
+from alignclip_core.method.similarity import calibrated_scale, normalised_similarity
 
 NAMES = ["cat", "dog", "red_panda"]
 
@@ -44,6 +44,15 @@ def test_job_serves_the_matrix_that_it_trains_with(http, create_job):
     file = load(http.get(f"{job.similarity['url']}.safetensors").content)
     assert np.array_equal(file["cosine"], np.array(answer["cosine"], dtype=np.float32))
     assert file["class_embeddings"].shape == (3, 16)
+
+
+def test_a_job_of_a_calibrated_scale_tells_the_number_that_it_takes(http, create_job):
+    job = create_job(extra_body={"num_steps": 2, "similarity_scale": "calibrated"})
+    answer = http.get(job.similarity["url"]).json()
+    cosine = torch.tensor(answer["cosine"])
+    assert answer["similarity_scale"] == pytest.approx(calibrated_scale(cosine))
+    expected = normalised_similarity(cosine, answer["similarity_scale"], True)
+    assert np.allclose(answer["normalised"], expected, atol=1e-6)
 
 
 def test_matrix_of_the_same_names_is_computed_once(http, service):

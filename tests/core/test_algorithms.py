@@ -68,11 +68,35 @@ def test_baseline_trains_by_its_textbook_loss_on_the_trained_classes(encoder, im
 def test_alignclip_adds_its_three_terms_with_their_weights(encoder, images, similarity, preset):
     config = make_config(BaseModel(id="tiny"), class_names=CLASS_NAMES, preset=preset)
     losses = make_algorithm(encoder, similarity, config)(images, LABELS).losses
-    weight = {"paper": 1, "authors_code": 10}[preset]
+    weight = {"paper": 1, "authors_code": 10, "robust": 0}[preset]
     expected = losses.smoothing + weight * (losses.layer_alignment + losses.similarity_alignment)
     assert_close(losses.total, expected)
-    assert losses.layer_alignment.item() > 0
-    assert losses.similarity_alignment.item() > 0
+    assert (losses.layer_alignment.item() > 0) == (losses.similarity_alignment.item() > 0) == (weight > 0)
+
+
+def test_the_tower_is_held_by_its_distance_from_where_it_began(encoder, images, similarity):
+    config = make_config(
+        BaseModel(id="tiny"), class_names=CLASS_NAMES, preset="robust", given={"frozen_distance_weight": 3.0}
+    )
+    algorithm = make_algorithm(encoder, similarity, config)
+    labels, began = torch.tensor([1, 0, 3]), encoder(images).detach()
+    noise = torch.randn(encoder.visual.proj.shape, generator=torch.Generator().manual_seed(15))
+    with torch.no_grad():
+        encoder.visual.proj += 0.1 * noise
+    losses = algorithm(images, labels).losses
+    distance = (1 - (encoder(images) * began).sum(1)).mean()
+    assert distance.item() > 1e-3
+    assert_close(losses.total, losses.smoothing + 3 * distance, atol=1e-5, rtol=1e-4)
+    losses.total.backward()
+    assert all(value.grad is None and not value.requires_grad for value in algorithm.frozen.parameters())
+
+
+def test_a_calibrated_scale_leaves_the_trained_classes_their_share(encoder, similarity):
+    given = {"unseen_classes": ("fox",), "similarity_scale": "calibrated"}
+    config = make_config(BaseModel(id="tiny"), class_names=CLASS_NAMES, given=given)
+    own_shares = make_algorithm(encoder, similarity, config).similarity.diagonal()
+    assert len(own_shares) == 3
+    assert own_shares.mean().item() == pytest.approx(0.6, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def test_checkpointing_and_frozen_blocks_keep_fewer_activations(vit, resnet):
 def test_towers_beside_the_trained_one_are_counted(vit, tiny_base_model):
     whole = check_fits(vit, config(algorithm="finetune"))
     assert (whole.num_frozen, whole.num_prompt_activations) == (0, 0)
-    assert check_fits(vit, config(algorithm="miro")).num_frozen == whole.num_parameters
+    for with_copy in (config(algorithm="miro"), config(frozen_distance_weight=1.0)):
+        assert check_fits(vit, with_copy).num_frozen == whole.num_parameters
     texts = build_text_encoder(tiny_base_model)
     size = check_fits(vit, config(algorithm="coop", trainable="none"), texts)
     states = torch.nn.Module.state_dict(texts._tower)

@@ -12,6 +12,7 @@ from alignclip_core.config import FinetuneConfig
 from alignclip_core.method.losses import (
     Losses,
     attention_alignment_loss,
+    frozen_distance,
     layer_alignment_loss,
     margin_logits,
     semantic_smoothing_loss,
@@ -202,3 +203,20 @@ def test_losses_are_fp32_and_equal_inside_autocast(tensors):
         losses = total_loss(**tensors, logit_scale=LOGIT_SCALE, config=CONFIG)
     assert losses.total.dtype == torch.float32
     assert values_of(losses) == values_of(expected)
+
+
+def test_frozen_distance_is_the_mean_of_one_minus_the_cosine(tensors):
+    features, frozen = tensors["image_features"], tensors["patch_features"][:, 0]
+    pairs = zip(features.tolist(), frozen.tolist(), strict=True)
+    expected = sum(1 - dot(one, other) / math.sqrt(dot(one, one) * dot(other, other)) for one, other in pairs) / BATCH
+    assert frozen_distance(features, frozen).item() == pytest.approx(expected, rel=1e-5)
+    assert frozen_distance(features, features).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradient_of_frozen_distance_is_its_slope_and_none_at_the_start():
+    random = torch.Generator().manual_seed(7)
+    tokens = torch.randn(BATCH, DIM, dtype=torch.float64, generator=random, requires_grad=True)
+    frozen = normalize(torch.randn(BATCH, DIM, dtype=torch.float64, generator=random), dim=-1)
+    assert torch.autograd.gradcheck(lambda values: frozen_distance(normalize(values, dim=-1), frozen), tokens)
+    frozen_distance(normalize(tokens, dim=-1), normalize(tokens.detach(), dim=-1)).backward()
+    assert tokens.grad.abs().max() < 1e-12

@@ -7,6 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from alignclip_core.method.similarity import (
+    MAX_SCALE,
+    calibrated_scale,
     class_similarity,
     normalised_similarity,
     smoothed_targets,
@@ -107,3 +109,15 @@ def test_uniform_similarity_gives_ordinary_label_smoothing():
     targets = smoothed_targets(labels, uniform_similarity(4), 0.1)
     ours = -(targets * logits.log_softmax(1)).sum(1).mean()
     assert_close(ours, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("own_share", [0.3, 0.6, 0.9])
+def test_a_calibrated_scale_leaves_the_classes_that_share_of_their_rows(embeddings, own_share):
+    cosine = class_similarity(embeddings)
+    shares = reference_softmax_rows(cosine.double(), calibrated_scale(cosine, own_share)).diagonal()
+    assert shares.mean().item() == pytest.approx(own_share, abs=1e-9)
+
+
+def test_a_scale_stays_in_its_bounds_where_no_scale_gives_that_share():
+    assert calibrated_scale(torch.ones(1, 1)) == pytest.approx(0, abs=1e-9)
+    assert calibrated_scale(torch.ones(3, 3)) == MAX_SCALE
