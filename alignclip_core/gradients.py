@@ -12,7 +12,7 @@ from torch import Tensor
 from alignclip_core.algorithms import Algorithm, StepOutput
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.errors import ConfigInvalid, OutOfMemory
-from alignclip_core.ranks import Ranks
+from alignclip_core.ranks import Ranks, split_like
 
 
 class Gradients:
@@ -41,7 +41,11 @@ class Gradients:
         self._ranks, self._scaler, self._autocast = ranks, scaler, autocast
         self._algorithm = algorithm
         self._parameters = [parameter for parameter in algorithm.parameters() if parameter.requires_grad]
-        ranks.share_from_first(parameter.detach() for parameter in self._parameters)
+        ranks.share_from_first(self._parameters)
+        self._row: Tensor | None = None
+        if ranks.num_ranks > 1:
+            # All gradients one after another: one message sums them, and takes no memory that might be lacking then.
+            self._row = torch.zeros(sum(value.numel() for value in self._parameters), device=algorithm.device)
         self._asked = config.micro_batch_size
         self._is_whole = algorithm.needs_whole_batch
         share = -(-config.global_batch_size // ranks.num_ranks)  # the largest: the number is the same on all ranks
@@ -75,6 +79,7 @@ class Gradients:
             size = self.micro_batch_size
             images = torch.zeros(size, *image_shape, device=device)
             zeros = torch.zeros(size, dtype=torch.int64, device=device)
+            self._lay_in_a_row()
             self._backward(images, zeros, zeros)
             del optimizer_state
 
@@ -91,15 +96,22 @@ class Gradients:
 
         def attempt() -> None:
             values.zero_()
+            self._lay_in_a_row()
             parts = (each.split(self.micro_batch_size) for each in (images, labels, domains))
             for piece in zip(*parts, strict=True):
                 values.add_(self._backward(*piece))
 
         self._until_it_fits(attempt)
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                self._ranks.sum(parameter.grad)
+        if self._row is not None:
+            self._ranks.sum(self._row)
         return self._ranks.sum(values)
+
+    def _lay_in_a_row(self) -> None:
+        """Have each parameter gather its gradient in its part of the row, from zero on."""
+        if self._row is not None:
+            self._row.zero_()
+            for parameter, part in zip(self._parameters, split_like(self._row, self._parameters), strict=True):
+                parameter.grad = part
 
     def _backward(self, images: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
         weight = len(images) / self._batch_size

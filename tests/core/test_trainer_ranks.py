@@ -32,7 +32,7 @@ TORCHRUN = (
     "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"
 )  # fmt: skip
 SAME_WEIGHTS = ("disturbed_in_step_three", "smaller_from_step_three")
-LONG = {"num_steps": 60, "global_batch_size": 4, "evaluate_every_steps": 1000, "checkpoint_every_steps": 30}
+HELD = {"num_steps": 12, "global_batch_size": 4, "evaluate_every_steps": 1000, "checkpoint_every_steps": 6}
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_two_processes_equal_one_with_the_whole_batch(make_run, start, tiny_base
 
 
 def test_a_stop_of_the_first_rank_stops_all_and_the_run_goes_on_bit_for_bit(make_run, start, hold_step):
-    whole, stopped = make_run("whole", **LONG), make_run("stopped", **LONG)
+    whole, stopped = make_run("whole", **HELD), make_run("stopped", **HELD)
     undisturbed = start(whole, launcher=TORCHRUN)
     held = hold_step(5)  # the third of one rank, while the other waits for it
     trainer = start(stopped, "--processes", "2", **held.environment)
@@ -111,10 +111,10 @@ def test_a_stop_of_the_first_rank_stops_all_and_the_run_goes_on_bit_for_bit(make
     assert trainer.wait(WAIT_SECONDS) == EXIT_STOPPED, stopped.log_file.read_text()
     assert not any(other.is_running() for other in others)
     step, folder = stopped.list_checkpoints()[-1]
-    assert step == records(stopped, "train")[-1].step < LONG["num_steps"]
+    assert step == records(stopped, "train")[-1].step < HELD["num_steps"]
     assert load_checkpoint(folder)[1]["step"] == step
     # Both ranks say at which step they stopped.
-    assert stopped.log_file.read_text().count(f"Stopped after step {step} of {LONG['num_steps']}.") == 2
+    assert stopped.log_file.read_text().count(f"Stopped after step {step} of {HELD['num_steps']}.") == 2
 
     assert start(stopped, "--processes", "2").wait(WAIT_SECONDS) == EXIT_DONE, stopped.log_file.read_text()
     assert undisturbed.wait(WAIT_SECONDS) == EXIT_DONE, whole.log_file.read_text()
@@ -134,7 +134,7 @@ def test_a_rank_that_is_lost_is_told_with_its_exit_code(tmp_path):
 
 
 def test_what_ended_another_rank_is_what_the_run_says(make_run, start):
-    run_dir = make_run(**LONG | {"validation_fraction": 0.0})
+    run_dir = make_run(**HELD | {"validation_fraction": 0.0})
     config = run_dir.read_config()
     # Only the second rank reads this one in step 1: domains and classes are one, so the batch is in random order.
     from_second = _samples_of_step(run_dir, 1)[config.global_batch_size // 2 :]
