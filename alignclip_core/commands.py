@@ -4,7 +4,7 @@
     explain MODEL IMAGE --label TEXT --output DIR
     interpolate FOLDER --alpha A --output DIR
     evaluate MODEL DATASET [--class-names FILE] --output FILE
-    report MODEL DATASET [--manifest NAME] [--url URL] [--validation DATASET] [--given JSON] --output FILE
+    report MODEL DATASET [MANIFEST [URL]] [--validation DATASET [MANIFEST [URL]]] [--given JSON] --output FILE
     convert FILE --architecture NAME --output DIR [--quick-gelu | --no-quick-gelu] [--normalisation N]
 
 MODEL is a finished model's folder or a base model's id. `report` tells on stdout how far it is. Exit code 1 with one
@@ -23,6 +23,7 @@ from pathlib import Path
 from alignclip_core.base_models import find_base_model
 from alignclip_core.checkpoint import read_manifest
 from alignclip_core.conversion import convert_checkpoint
+from alignclip_core.dataset.listing import DatasetFolder
 from alignclip_core.dataset_report import report_folder
 from alignclip_core.errors import AlignClipError
 from alignclip_core.explain.explaining import explain
@@ -61,11 +62,9 @@ def _run(options: argparse.Namespace) -> None:
         model = open_model(options.model, options.models_dir)
         found = report_folder(
             model,
-            options.dataset,
+            _folder_of(options.dataset),
             json.loads(options.given),
-            manifest=options.manifest,
-            url=options.url,
-            validation=options.validation,
+            validation=_folder_of(options.validation) if options.validation else None,
             on_progress=_tell,
         )
         write_file(options.output, json.dumps(found).encode())
@@ -80,6 +79,12 @@ def _run(options: argparse.Namespace) -> None:
             quick_gelu=options.quick_gelu,
             normalisation=options.normalisation,
         )
+
+
+def _folder_of(words: Sequence[str]) -> DatasetFolder:
+    """Of a folder, its manifest and its URL, each "" where there is none."""
+    folder, manifest, url, *_ = (*words, "", "")
+    return DatasetFolder(Path(folder), manifest or None, url or None)
 
 
 def _tell(what: str, num_done: int, num_images: int) -> None:
@@ -109,10 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--class-names", type=Path, help="JSON: folder name to the words for it")
     report = commands.add_parser("report", parents=[shared])
     report.add_argument("model")
-    report.add_argument("dataset", type=Path)
-    report.add_argument("--manifest", help="the file of the folder that lists its images")
-    report.add_argument("--url", help="where the files of the folder came from")
-    report.add_argument("--validation", type=Path, help="the validation set that a job would get beside it")
+    parts = "a folder, the file in it that lists its images, and where its files came from"
+    report.add_argument("dataset", nargs="+", help=parts)
+    report.add_argument("--validation", nargs="+", help="the validation set that a job would get, in the same way")
     report.add_argument("--given", default="{}", help="JSON: fields of the config that a job would get")
     convert = commands.add_parser("convert", parents=[shared])
     convert.add_argument("file", type=Path)

@@ -21,7 +21,7 @@ from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.findings import Finding
 from alignclip_core.dataset.fingerprint import fingerprint
-from alignclip_core.dataset.listing import read_folder
+from alignclip_core.dataset.listing import DatasetFolder
 from alignclip_core.dataset.looks import Folder, OnProgress, look_at_dataset, look_at_validation, shuffled
 from alignclip_core.dataset.report import count_images, find_faults, sizes_of
 from alignclip_core.dataset.samples import DatasetLayout, Sample
@@ -117,26 +117,21 @@ def refused_report(error: DatasetInvalid) -> dict[str, Any]:
 
 def report_folder(
     model: FinishedModel,
-    folder: Path,
+    dataset: DatasetFolder,
     given: Mapping[str, Any],
     *,
-    manifest: str | None = None,
-    url: str | None = None,
-    validation: Path | None = None,
+    validation: DatasetFolder | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """The report on a folder of our own; `given`: fields of the config that a job would get, class names among them.
-
-    `manifest` and `url`: as `read_folder` takes them.
-    """
+    """The report on a folder of our own; `given`: fields of the config that a job would get, class names among them."""
     fields = dict(given)
     try:
-        layout = read_folder(folder, manifest=manifest, url=url)
-        held_out = (validation, read_folder(validation, min_classes=1)) if validation else None
+        layout = dataset.read()
+        held_out = (validation.folder, validation.read(min_classes=1)) if validation else None
         names = resolve_class_names(layout, fields.pop("class_names", None))
         config = make_config(model.base_model, class_names=names, given=fields)
         judge = make_judge(model, config)
-        return report_dataset(folder, layout, config, judge, validation=held_out, on_progress=on_progress)
+        return report_dataset(dataset.folder, layout, config, judge, validation=held_out, on_progress=on_progress)
     except DatasetInvalid as error:
         return refused_report(error)
 

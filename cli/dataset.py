@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from alignclip_core.dataset.listing import DatasetFolder
 from alignclip_store.datasets import FILE_ID_PREFIX
 from cli.client import connect
 from cli.console import err, out
@@ -70,14 +71,17 @@ def _look(reference: str, model: str, validation: str | None, given: Mapping[str
         file = Path(stack.enter_context(TemporaryDirectory())) / "report.json"
         bars = _Bars(stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=err)))
         found = stack.enter_context(folder_of(reference, partial(bars.show, f"fetching {reference}")))
-        words = [model, str(found.folder.absolute()), "--given", json.dumps(given)]
-        words += ["--manifest", found.manifest] if found.manifest else []
-        words += ["--url", found.url] if found.url else []
+        words = [model, *_words_of(found), "--given", json.dumps(given)]
         if validation is not None:
             held_out = stack.enter_context(folder_of(validation, partial(bars.show, f"fetching {validation}")))
-            words += ["--validation", str(held_out.folder.absolute())]
+            words += ["--validation", *_words_of(held_out)]
         run_core("report", *words, output=file, on_line=lambda line: bars.show(*json.loads(line)))
         return json.loads(file.read_text())  # type: ignore[no-any-return]
+
+
+def _words_of(found: DatasetFolder) -> list[str]:
+    """As the core's `report` takes a dataset."""
+    return [str(found.folder.absolute()), found.manifest or "", found.url or ""]
 
 
 class _Bars:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from alignclip_core.dataset.listing import DatasetFolder
 from alignclip_store.artifacts import ArtifactStore
 from alignclip_store.datasets import MANIFEST_SUFFIXES, TORCHVISION, locate_dataset, open_files
 from alignclip_store.objects import SourceUnreachable
@@ -15,15 +15,6 @@ from cli.environment import load_settings
 from cli.errors import CliError
 
 OnFile = Callable[[int, int], None]  # files that were fetched, of how many
-
-
-@dataclass(frozen=True)
-class DatasetFolder:
-    """Where the files of a dataset lie."""
-
-    folder: Path
-    manifest: str | None = None  # the file of the folder that the reference named
-    url: str | None = None  # where the files came from
 
 
 @contextmanager

@@ -71,6 +71,19 @@ def read_folder(
     return layout_of(_but(layout, without), min_classes=min_classes, ignored=layout.ignored)
 
 
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A dataset whose files lie in a folder of our own."""
+
+    folder: Path
+    manifest: str | None = None  # as `read_folder` takes it
+    url: str | None = None
+
+    def read(self, *, min_classes: int = 2) -> DatasetLayout:
+        """Its layout. Raises `DatasetInvalid`."""
+        return read_folder(self.folder, manifest=self.manifest, url=self.url, min_classes=min_classes)
+
+
 def leave_out(folder: Path, paths: Collection[str]) -> None:
     """Take images out of a staged dataset for good."""
     file = listing_file(folder)

@@ -11,7 +11,7 @@ from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset import looks
 from alignclip_core.dataset.duplicates import near_duplicates
 from alignclip_core.dataset.fingerprint import part_of_each
-from alignclip_core.dataset.listing import read_folder
+from alignclip_core.dataset.listing import DatasetFolder, read_folder
 from alignclip_core.dataset.looks import checked_samples, look_at_images
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.dataset_report import Judge, report_dataset, report_folder
@@ -245,7 +245,7 @@ def test_tiny_images_and_other_files_are_named(folder):
 
 def test_an_empty_class_is_a_report_with_the_words_of_the_refusal(folder, tiny_base_model):
     (folder / "yellow").mkdir()
-    found = report_folder(load_base_model(tiny_base_model), folder, {})
+    found = report_folder(load_base_model(tiny_base_model), DatasetFolder(folder), {})
     assert [finding["code"] for finding in found["findings"]] == ["invalid_dataset"]
     assert found["findings"][0]["severity"] == "fatal"
     assert "'yellow' holds no image" in found["findings"][0]["message"]
@@ -253,7 +253,7 @@ def test_an_empty_class_is_a_report_with_the_words_of_the_refusal(folder, tiny_b
 
 def test_names_that_mean_the_same_are_named_by_the_starters_texts(folder, starter_model):
     names = {"blue": "sofa", "green": "couch", "red": "steam locomotive"}
-    found = report_folder(load_base_model(starter_model), folder, {"class_names": names})
+    found = report_folder(load_base_model(starter_model), DatasetFolder(folder), {"class_names": names})
     alike = {finding["code"]: finding for finding in found["findings"]}["names_alike"]
     assert alike["message"].endswith("'sofa' and 'couch'.")
 
