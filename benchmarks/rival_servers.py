@@ -61,7 +61,7 @@ class LitClassifier(litserve.LitAPI):
         self.classifier = load_classifier(model, precision="auto")
         self.class_embeddings = embed_classes(build_text_encoder(model), LABELS, model.templates)
 
-    def decode_request(self, request: Any) -> Tensor:
+    def decode_request(self, request) -> Tensor:  # noqa: ANN001 - FastAPI would take a type for a parameter's
         return prepare_image(decode_image(request["image"].file.read()), self.classifier.preprocessing)
 
     def batch(self, inputs: list[Tensor]) -> Tensor:

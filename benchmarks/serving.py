@@ -215,8 +215,11 @@ def _wait_for(server: Server, port: int, picture: bytes, process: subprocess.Pop
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
         try:
             connection.request("POST", server.path, form_of(picture, LABELS), headers)
-            if connection.getresponse().status == 200:
+            response = connection.getresponse()
+            if response.status == 200:
                 return
+            if response.status < 500:
+                raise RuntimeError(f"{server.name} answers {response.status}: {response.read()[:500]!r}")
         except OSError:
             pass  # not there yet
         finally:
