@@ -33,8 +33,8 @@ from alignclip_core.train import main, train
 
 WAIT_SECONDS = 120.0
 SHAPES = ("circle", "cross", "square", "triangle")
-# Long enough to be caught in the middle.
-LONG = {"num_steps": 80, "global_batch_size": 4, "evaluate_every_steps": 1000, "checkpoint_every_steps": 20}
+# Of the runs that are held in a step, some steps after a checkpoint.
+HELD = {"num_steps": 20, "global_batch_size": 4, "evaluate_every_steps": 1000, "checkpoint_every_steps": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +53,9 @@ def models_dir(tiny_base_model):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, write_run, models_dir):
-    """The finished run of LONG that nothing disturbed."""
+    """The finished run of HELD that nothing disturbed."""
     torch.set_num_threads(1)
-    run_dir = write_run(tmp_path_factory.mktemp("uninterrupted") / "run", **LONG)
+    run_dir = write_run(tmp_path_factory.mktemp("uninterrupted") / "run", **HELD)
     finish(run_dir, models_dir)
     return run_dir
 
@@ -211,7 +211,7 @@ def _accuracy(run_dir: RunDir, base_model) -> float:
 
 
 def test_a_killed_run_goes_on_and_equals_one_that_was_not_killed(make_run, start, hold_step, uninterrupted):
-    killed, step = make_run(**LONG), hold_step(30)
+    killed, step = make_run(**HELD), hold_step(12)
     process = start(killed, **step.environment)
     wait_for(step.is_reached, process, killed)
     assert records(killed, "checkpoint")
@@ -234,7 +234,7 @@ def test_a_killed_run_goes_on_and_equals_one_that_was_not_killed(make_run, start
 def test_sigterm_ends_a_supervised_run_after_a_checkpoint_and_it_goes_on(
     make_run, start, hold_step, models_dir, uninterrupted
 ):
-    stopped, step = make_run(**LONG), hold_step(14)
+    stopped, step = make_run(**HELD), hold_step(14)
     process = start(stopped, "--supervised", **step.environment)
     with _beating(process):
         wait_for(step.is_reached, process, stopped)
