@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from alignclip_core.config import HYPERPARAMETERS
+from alignclip_core.config import HYPERPARAMETERS, FinetuneConfig
 from alignclip_core.evaluation import without_details
 from alignclip_store import tables
 from alignclip_store.job_status import JobStatus
@@ -275,7 +275,10 @@ class MetricAnswer(BaseModel):
 
 
 def _hyperparameters(job: tables.Job) -> dict[str, Any]:
-    """OpenAI's three as they were asked for, and every one of ours as it is."""
+    """OpenAI's three as they were asked for, and every one of ours as it is.
+
+    A job from before one of them was there trains, as its worker reads the config, with the default.
+    """
     method = job.request.get("method") or {}
     nested = (method.get("supervised") or {}).get("hyperparameters") or {}
     asked = {**job.request, **(job.request.get("hyperparameters") or {}), **nested}
@@ -283,4 +286,4 @@ def _hyperparameters(job: tables.Job) -> dict[str, Any]:
         "batch_size": job.config["global_batch_size"],
         "learning_rate_multiplier": asked.get("learning_rate_multiplier") or "auto",
         "n_epochs": asked.get("n_epochs") or "auto",
-    } | {name: job.config[name] for name in HYPERPARAMETERS}
+    } | {name: job.config.get(name, getattr(FinetuneConfig, name)) for name in HYPERPARAMETERS}

@@ -5,7 +5,9 @@ import time
 import pytest
 from openai import BadRequestError, NotFoundError
 
+from alignclip_core.config import FinetuneConfig
 from alignclip_store import runs
+from alignclip_store.tables import Job
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -241,3 +243,15 @@ def test_a_job_tells_its_dataset_once_it_is_checked(service, openai, http, creat
     told = openai.fine_tuning.jobs.retrieve(job.id)
     assert told.dataset == dataset | {"split_sha256": "s"}
     assert http.get(told.links["split"]).json() == {"images": []}
+
+
+def test_a_job_from_before_a_setting_was_there_is_told_with_its_default(service, openai, create_job):
+    job = create_job()
+    service.write(_forget_setting, job.id, "smoothing")
+    assert openai.fine_tuning.jobs.retrieve(job.id).hyperparameters.smoothing == FinetuneConfig.smoothing
+    assert job.id in [each.id for each in openai.fine_tuning.jobs.list(limit=5).data]
+
+
+def _forget_setting(session, job_id, name):
+    row = session.get(Job, job_id)
+    row.config = {field: value for field, value in row.config.items() if field != name}
