@@ -53,7 +53,7 @@ async function saveResults(path, id) {
 const Figures = ({ result }) =>
   html`<dl class="figures">
     <div><dt>Pictures</dt><dd>${result ? count(result.num_images) : "–"}</dd><dd class=${result?.num_failed ? "bad" : "soft"}>${result?.num_failed ? `${count(result.num_failed)} cannot be read` : "classified"}</dd></div>
-    <div><dt>Labels</dt><dd>${result ? count(Object.values(result.num_by_label).filter(Boolean).length) : "–"}</dd><dd>${result ? `of ${count(Object.keys(result.num_by_label).length)} were found` : "that were found"}</dd></div>
+    <div><dt>Labels</dt><dd>${result ? count(Object.keys(result.num_by_label).length) : "–"}</dd><dd>came first for a picture</dd></div>
     <div><dt>None of these</dt><dd>${result?.num_rejected == null ? "–" : count(result.num_rejected)}</dd><dd>${result && result.num_rejected == null ? "no threshold was fitted" : "below the model's threshold"}</dd></div>
     <div><dt>Accuracy</dt><dd>${percent(result?.accuracy)}</dd><dd>${!result ? "where folders name labels" : result.num_judged ? `of ${plural(result.num_judged, "picture")} in folders` : "no folder names a label"}</dd></div>
   </dl>`;
