@@ -10,58 +10,55 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.dataset_source import folder_of
 from cli.main import app
 from tests.servers import HttpServer
 
 ALIGNCLIP = str(Path(sys.executable).with_name("alignclip"))
 
 
-@pytest.fixture
-def check(serve_environment, tmp_path):
-    """A function that runs `alignclip dataset check ...` where no service is."""
-
-    def run(*arguments):
-        return subprocess.run(
-            [ALIGNCLIP, "dataset", "check", *map(str, arguments)],
-            env=serve_environment(tmp_path / "home"),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-
-    return run
-
-
-def test_a_packed_dataset_is_checked_and_the_terminal_tells_how_far_it_is(check, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "data")
-    (tmp_path / "data/ink/bar/broken.png").write_bytes(b"no image")
-    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data")
-    done = check(archive, "--test-domain", "light", "--test-fraction", "0.2")
-    assert done.returncode == 1, done.stderr
-    assert "49 images of 4 classes in 2 domains: 24 test domains, 4 test images" in done.stdout
-    assert "fatal 1 image cannot be used: ink/bar/broken.png" in done.stdout
-    lines = {line.split()[0]: line for line in done.stderr.splitlines() if line.strip()}
-    assert {"fetching", "decoding", "comparing"} <= lines.keys()
-    assert "49/49" in lines["decoding"]
-    assert "48/48" in lines["comparing"]
-
-
-def test_a_manifest_in_a_bucket_is_checked_beside_a_validation_set(check, pictures, s3, tmp_path):
-    names = [path.relative_to(pictures).as_posix() for path in sorted(pictures.glob("ink/*/*.png"))]
-    rows = [f"s3://shapes/sets/{name},{name.split('/')[1]}" for name in names]
+def test_a_manifest_in_a_bucket_is_checked_beside_a_validation_set(serve_environment, pictures, s3, tmp_path):
+    names = [path.relative_to(pictures).as_posix() for path in sorted(pictures.glob("*/*/*.png"))]
+    rows = [f"s3://shapes/sets/{name},{name.split('/')[1]},{name.split('/')[0]}" for name in names]
     s3.mkdir("shapes")
-    s3.put(str(pictures / "ink"), "shapes/sets/ink", recursive=True)
-    s3.pipe_file("shapes/sets/mine.csv", "\n".join(["image,label", *rows]).encode())
+    s3.put(str(pictures), "shapes/sets", recursive=True)
+    s3.pipe_file("shapes/sets/ink/bar/broken.png", b"no image")
+    rows.append("ink/bar/broken.png,bar,ink")
+    s3.pipe_file("shapes/sets/mine.csv", "\n".join(["image,label,domain", *rows]).encode())
     shutil.copytree(pictures / "ink/bar", tmp_path / "held-out/bars")
-    (tmp_path / "held-out/some.csv").write_text("image,label\nbars/0.png,bar\nbars/4.png,bar\n")
-    done = check("s3://shapes/sets/mine.csv", "--validation", tmp_path / "held-out/some.csv", "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert {part["name"]: part["num_images"] for part in report["splits"]} == {"train": 24, "validation": 2}
-    (leak,) = [finding for finding in report["findings"] if finding["code"] == "duplicate_across_splits"]
-    assert sorted(leak["paths"]) == [f"{top}/{n}.png" for top in ("ink/bar", "validation_file/bars") for n in (0, 4)]
+    held_out = tmp_path / "held-out/some.csv"
+    held_out.write_text("image,label,domain\nbars/0.png,bar,ink\nbars/4.png,bar,ink\n")
+    words = ["s3://shapes/sets/mine.csv", "--validation", str(held_out), "--test-domain", "light"]
+    done = subprocess.run(
+        [ALIGNCLIP, "dataset", "check", *words],
+        env=serve_environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "49 images of 4 classes in 2 domains: 24 test domains, 25 train, 2 validation." in done.stdout
+    assert "fatal 1 image cannot be used: ink/bar/broken.png" in done.stdout
+    assert "2 images with the same bytes in several parts of the split: 2 in train and validation." in done.stdout
+    assert "    validation_file/bars/4.png" in done.stdout.splitlines()
+    bars = [line for line in done.stderr.splitlines() if "━" in line]
+    assert [line.split()[0] for line in bars] == ["fetching", "decoding", "decoding", "comparing"]
+    assert all(count in line for count, line in zip(("50/50", "49/49", "2/2", "48/48"), bars, strict=True))
+
+
+def test_a_packed_dataset_is_unpacked_and_a_folder_stays_where_it_is(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path / "home"))
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", pictures)
+    told = []
+    with folder_of(archive, lambda *counts: told.append(counts)) as found:
+        unpacked = found.read()
+        assert found.folder.is_dir()
+    assert not found.folder.exists()
+    assert len(told) >= 48
+    assert told == [(number, len(told)) for number in range(1, len(told) + 1)]
+    with folder_of(str(pictures), told.append) as found:
+        assert (found.folder, found.read()) == (pictures, unpacked)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +81,9 @@ def test_a_file_of_the_service_is_checked_by_the_service(tmp_path, monkeypatch):
     counted = {"classes": [], "domains": [], "findings": [], "splits": [{"name": "train", "num_images": 3}]}
 
     class Service(BaseHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             asked.append((self.path, self.headers["Authorization"], json.loads(body)))
@@ -99,9 +99,11 @@ def test_a_file_of_the_service_is_checked_by_the_service(tmp_path, monkeypatch):
             monkeypatch.setenv(f"ALIGNCLIP_{name}", str(value))
         words = ["file-abc", "--validation", "file-def", "--unseen-class", "owl", "--shots", "4"]
         done = CliRunner().invoke(app, ["dataset", "check", *words])
+        whole = CliRunner().invoke(app, ["dataset", "check", "file-abc", "--json"])
     finally:
         service.stop()
     assert done.exit_code == 0, done.output
     body = {"dataset": "file-abc", "model": "starter", "validation_file": "file-def", "num_shots": 4, "seed": 0}
-    assert asked == [("/v1/datasets", "Bearer acl-me", body | {"unseen_classes": ["owl"], "test_domains": []})]
+    assert asked[0] == ("/v1/datasets", "Bearer acl-me", body | {"unseen_classes": ["owl"], "test_domains": []})
     assert "3 images of 0 classes: 3 train." in done.output
+    assert json.loads(whole.stdout) == counted | {"num_images": 3}
