@@ -34,7 +34,7 @@ screenshots: setup
 chaos: setup
 	CHAOS_TABLES=.chaos $(BIN)/python -m pytest -m chaos -s tests/chaos
 
-# Thousands of broken requests, archives and images, where `make test` sends some.
+# Thousands of requests, archives and images, good and broken, where `make test` sends some: a quarter of an hour.
 fuzz: setup
 	$(BIN)/python -m pytest -m fuzz -s tests/api tests/store tests/core
 
