@@ -29,7 +29,6 @@ export const SYMBOLS = {
   smoothing_target: "eq 9",
   similarity_scale: "S', B.5",
   keep_diagonal: "S', eq 9",
-  frozen_distance_weight: "ours",
   averaging: "§3",
   bma_beta: "β",
   swad_converge: "N_s (SWAD)",
