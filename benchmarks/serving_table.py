@@ -33,7 +33,7 @@ def main() -> None:
 def tables(rows: list[Row]) -> str:
     """Requests a second and latencies of every server, then the ratios."""
     values = {row.name: row.value for row in rows}
-    lines = ["| requests/s (p50 / p99 ms) |" + "".join(f" {number} clients |" for number in CLIENTS)]
+    lines = ["| requests/s (p50 / p99 ms) by clients |" + "".join(f" {number} |" for number in CLIENTS)]
     lines.append("| --- |" + " --- |" * len(CLIENTS))
     cells = set()
     for server, words in SERVERS.items():
