@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import pickle
@@ -24,6 +23,7 @@ from torch import Tensor
 from alignclip_core.base_models import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_model
 from alignclip_core.errors import ConversionRefused
+from alignclip_core.run_dir import file_sha256
 from alignclip_core.timm_names import architecture_of_timm, has_timm_names, rename_from_timm
 
 Normalisation = Literal["openai", "imagenet"]
@@ -217,8 +217,7 @@ def _hint(unknown: list[str]) -> str:
 
 
 def _card(file: Path, architecture: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = file_sha256(file)
     activation = "QuickGELU" if config.get("quick_gelu") else "GELU"
     if config.get("text_quick_gelu", config.get("quick_gelu")) != config.get("quick_gelu"):
         activation += ", QuickGELU in the text tower"

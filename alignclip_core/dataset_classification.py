@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -30,7 +29,7 @@ from alignclip_core.images import ImageLimits, decode_image
 from alignclip_core.loading import NUM_AHEAD, prefetch
 from alignclip_core.pixels import prepare_image
 from alignclip_core.prompts import readable_names
-from alignclip_core.run_dir import MANIFEST_FILE, ClassSimilarity, Record, RecordKind, RunDir, write_file
+from alignclip_core.run_dir import MANIFEST_FILE, ClassSimilarity, Record, RecordKind, RunDir, file_sha256, write_file
 from alignclip_core.runtimes.choosing import RuntimeChoice, make_tower
 
 DECIMALS = 6  # of a score
@@ -65,7 +64,7 @@ class DatasetClassification:
 
     def run(self) -> None:
         """Answer for every image that has no line yet. Raises `TrainingStopped` once the lines are kept."""
-        file = self._run_dir.results_file
+        file = self._run_dir.answers_file
         partial = file.with_name(f".{file.name}.part")
         self._resume(partial)
         self._say("phase", {"phase": "classifying"})
@@ -76,7 +75,7 @@ class DatasetClassification:
         self._say("phase", {"phase": "saving"})
         partial.replace(file)
         counted = count_answers(read_lines(file), self._answers.labels, self._model.class_names)
-        result = {**counted, "sha256": _sha256(file)}
+        result = {**counted, "sha256": file_sha256(file)}
         write_file(self._run_dir.result_file, json.dumps(result).encode())
         num_images, num_failed = counted["num_images"], counted["num_failed"]
         self._tell("info", f"{num_images - num_failed:,} images are classified, {num_failed:,} cannot be read.")
@@ -85,9 +84,9 @@ class DatasetClassification:
         """Begin with the lines of the newest checkpoint that is whole and whose images are still the dataset's."""
         partial.unlink(missing_ok=True)
         for num_done, folder in reversed(self._run_dir.list_checkpoints()):
-            lines = folder / self._run_dir.results_file.name
+            lines = folder / self._run_dir.answers_file.name
             manifest = json.loads((folder / MANIFEST_FILE).read_text())
-            if not lines.is_file() or _sha256(lines) != manifest["sha256"]:
+            if not lines.is_file() or file_sha256(lines) != manifest["sha256"]:
                 self._tell("warn", f"Checkpoint {folder.name} does not fit its hash and is left out.")
             elif [line["path"] for line in read_lines(lines)] != [each.path for each in self._samples[:num_done]]:
                 self._tell("warn", f"Checkpoint {folder.name} is of other images and is left out.")
@@ -128,10 +127,10 @@ class DatasetClassification:
         """All lines so far, under the number of their images."""
         opened.flush()
         folder = self._run_dir.checkpoint_folder(self._num_done)
-        lines = folder / self._run_dir.results_file.name
+        lines = folder / self._run_dir.answers_file.name
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(opened.name, lines)
-        manifest = {"num_done": self._num_done, "sha256": _sha256(lines)}
+        manifest = {"num_done": self._num_done, "sha256": file_sha256(lines)}
         write_file(folder / MANIFEST_FILE, json.dumps(manifest).encode())  # last: it makes the folder a checkpoint
         for superseded in self._run_dir.superseded_checkpoints(KEPT_CHECKPOINTS):
             shutil.rmtree(superseded)
@@ -247,8 +246,3 @@ def _batches(
 ) -> Iterator[list[tuple[Sample, Tensor | ImageRejected]]]:
     while batch := list(islice(images, BATCH_SIZE)):
         yield batch
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

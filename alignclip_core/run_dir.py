@@ -197,7 +197,7 @@ class RunDir:
         return self.path / "model"
 
     @property
-    def results_file(self) -> Path:
+    def answers_file(self) -> Path:
         return self.path / "results.jsonl"
 
     @property
@@ -314,6 +314,12 @@ def write_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Of the file's content, in hex; it is read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

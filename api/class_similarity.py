@@ -73,7 +73,7 @@ def load(resources: Resources, row: tables.Similarity) -> ClassSimilarity:
     local = resources.artifacts.local_path(row.artifact_uri)
     if local is not None:
         return ClassSimilarity.load(local)
-    with TemporaryDirectory(dir=resources.uploads_folder) as folder:
+    with TemporaryDirectory(dir=resources.scratch) as folder:
         return ClassSimilarity.load(resources.artifacts.fetch_file(row.artifact_uri, Path(folder) / "similarity"))
 
 
@@ -118,7 +118,7 @@ def to_response(
 def _store(
     resources: Resources, owner: str, base_model: BaseModel, cache_key: str, similarity: ClassSimilarity
 ) -> tables.Similarity:
-    with TemporaryDirectory(dir=resources.uploads_folder) as folder:
+    with TemporaryDirectory(dir=resources.scratch) as folder:
         file = Path(folder) / "similarity.safetensors"
         similarity.save(file)
         uri = resources.artifacts.put_file(file, f"similarities/{owner}/{cache_key}.safetensors")

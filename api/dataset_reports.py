@@ -128,7 +128,7 @@ def _look(resources: Resources, owner: str, request: DatasetRequest) -> dict[str
     given |= {name: tuple(value) for name in ("unseen_classes", "test_domains") if (value := getattr(request, name))}
     given["templates"] = resolve_templates(request.templates)
     try:
-        with TemporaryDirectory(dir=resources.uploads_folder, prefix=".report-") as folder:
+        with TemporaryDirectory(dir=resources.scratch, prefix=".report-") as folder:
             dataset = _fetch(resources, owner, request.dataset, Path(folder) / "dataset", param="dataset")
             validation = None
             if request.validation_file is not None:

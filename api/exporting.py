@@ -42,7 +42,7 @@ def build_export(resources: Resources, owner: str, model_id: str, export_format:
 
 
 def _make_zip(resources: Resources, model: str, export_format: ExportFormat) -> IO[bytes]:
-    with TemporaryDirectory(dir=resources.uploads_folder, prefix="export-") as name:
+    with TemporaryDirectory(dir=resources.scratch, prefix="export-") as name:
         folder, archive = Path(name) / "out", Path(name) / "export.zip"
         _run_core(resources, model, export_format, folder)
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # weights do not get smaller

@@ -46,7 +46,7 @@ def _find(resources: Resources, source: tables.Model, name: str) -> tables.Model
 def _make(resources: Resources, caller: Caller, source: tables.Model, name: str, alpha: float) -> tables.Model:
     base_model = resources.models.base_model(source.base_model)
     key = f"models/{new_id('mixture')}"
-    with TemporaryDirectory(dir=resources.uploads_folder, prefix="mixture-") as folder:
+    with TemporaryDirectory(dir=resources.scratch, prefix="mixture-") as folder:
         mixture = Path(folder) / "model"
         with local_folder(resources, source) as tuned:
             manifest = interpolate_model(tuned, base_model, alpha, mixture, source=source.id)

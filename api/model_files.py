@@ -18,5 +18,5 @@ def local_folder(resources: Resources, model: tables.Model) -> Iterator[Path]:
     if local is not None:
         yield local
         return
-    with TemporaryDirectory(dir=resources.uploads_folder, prefix="model-") as folder:
+    with TemporaryDirectory(dir=resources.scratch, prefix="model-") as folder:
         yield resources.artifacts.fetch_folder(model.artifact_uri, Path(folder) / "model")

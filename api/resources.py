@@ -50,7 +50,7 @@ class Resources:
     picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for each
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
     reporting: Lock  # of the one dataset that is looked at
-    uploads_folder: Path  # and of all other temporary files of this process
+    scratch: Path  # folder of this process's temporary files
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
         max_wait_seconds=settings.max_batch_wait_seconds,
         observe=measurements.count_batch,
     )
-    with scratch_folder(settings.home_dir / "uploads") as uploads_folder:
-        models = ModelCache(settings, artifacts, uploads_folder)
+    with scratch_folder(settings.home_dir / "uploads") as scratch:
+        models = ModelCache(settings, artifacts, scratch)
         _warm_up(models, settings.pinned_models)
         try:
             yield Resources(
@@ -87,7 +87,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
                 making_limiter=CapacityLimiter(1),
                 picture_limiter=CapacityLimiter(1),
                 reporting=Lock(),
-                uploads_folder=uploads_folder,
+                scratch=scratch,
             )
         finally:
             batcher.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from alignclip_core.run_dir import file_sha256
 from api.dependencies import CallerDep, ResourcesDep
 from api.errors import MediaTypeUnsupported, RequestInvalid
 
@@ -54,7 +54,7 @@ def receive(field: str) -> Callable[..., AsyncIterator[Upload]]:
         """The caller is known, and may upload, before the first byte is read."""
         require_multipart(request)
         parser = DiskParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS)
-        parser.folder = resources.uploads_folder
+        parser.folder = resources.scratch
         form = await parse_form(parser)
         try:
             yield await run_in_threadpool(_describe, form, field)
@@ -89,7 +89,6 @@ def _describe(form: FormData, field: str) -> Upload:
         raise RequestInvalid(f"The form has no file in its field `{field}`.", param=field)
     file.file.flush()
     path = Path(file.file.name or "")
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = file_sha256(path)
     fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
     return Upload(path, file.filename or "", path.stat().st_size, digest, fields)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from alignclip_core.errors import ArtifactCorrupt
-from alignclip_core.run_dir import WEIGHTS_FILE, ClassSimilarity, RunDir
+from alignclip_core.run_dir import WEIGHTS_FILE, ClassSimilarity, RunDir, file_sha256
 from alignclip_store.retention import model_key, result_file_key
 from alignclip_store.runs import NewModel, NewResultFile
 from worker.current_run import CurrentRun
@@ -42,7 +40,7 @@ def publish_answers(run: CurrentRun) -> Outcome:
 
     Raises `ArtifactCorrupt` when the file does not fit its hash, `OSError` when the store takes none.
     """
-    result, file = run.run_dir.read_result(), run.run_dir.results_file
+    result, file = run.run_dir.read_result(), run.run_dir.answers_file
     if result is None or not file.is_file() or file_sha256(file) != result["sha256"]:
         raise ArtifactCorrupt(f"{file.name} does not fit the hash in the result; classify the dataset again.")
     run.record_phase("publishing")
@@ -63,12 +61,6 @@ def check_model(run_dir: RunDir) -> dict[str, Any]:
     if manifest["similarity_sha256"] != ClassSimilarity.load(run_dir.similarity_file).sha256:
         raise ArtifactCorrupt("The model was trained with another similarity matrix than its job's.")
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put(put: Callable[[], str]) -> str:

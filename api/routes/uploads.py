@@ -163,7 +163,7 @@ def complete_upload(
         upload = uploads.lock_pending(session, caller.owner, upload_id)
         uris = [part.artifact_uri for part in uploads.parts_of(session, upload, request.part_ids)]
         filename = upload.filename
-    with NamedTemporaryFile(dir=resources.uploads_folder, prefix="upload-") as whole:
+    with NamedTemporaryFile(dir=resources.scratch, prefix="upload-") as whole:
         path = Path(whole.name)
         sha256 = _put_together(resources, uris, path, request.md5)
         _check_content(resources, path, filename)

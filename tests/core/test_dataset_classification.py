@@ -56,7 +56,7 @@ def classify(tiny_base_model):
     def run(run_dir, stop=None):
         models_dir = tiny_base_model.folder.parent
         DatasetClassification(run_dir, models_dir=models_dir, stop=stop or threading.Event()).run()
-        return list(read_lines(run_dir.results_file))
+        return list(read_lines(run_dir.answers_file))
 
     return run
 
@@ -98,7 +98,7 @@ def test_the_counts_and_the_hash_are_those_of_the_lines(ask, classify):
     assert sum(result["num_by_label"].values()) == 8
     right = sum(line["predictions"][0]["label"] == line["label"] for line in lines)
     assert (result["num_judged"], result["accuracy"]) == (8, right / 8)
-    assert result["sha256"] == hashlib.sha256(run_dir.results_file.read_bytes()).hexdigest()
+    assert result["sha256"] == hashlib.sha256(run_dir.answers_file.read_bytes()).hexdigest()
     records, _ = run_dir.read_records()
     assert [record.values["phase"] for record in records if record.kind == "phase"] == [
         "loading", "classifying", "saving",
@@ -186,7 +186,7 @@ def test_a_stopped_one_goes_on_and_answers_the_same(ask, classify, monkeypatch, 
     with pytest.raises(TrainingStopped):
         classify(run_dir, StopAt(num_looks))
     assert run_dir.read_result() is None
-    assert not run_dir.results_file.exists()
+    assert not run_dir.answers_file.exists()
     ((num_done, folder),) = run_dir.list_checkpoints()
     assert num_done == 2 * num_looks
     assert list(read_lines(folder / "results.jsonl")) == whole[:num_done]
