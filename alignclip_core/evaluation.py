@@ -25,7 +25,7 @@ the fields of `ClassMisalignment` that are not None, "confusion" and "mistakes" 
 "num_images"}}"""
 Evaluations = dict[str, dict[str, Evaluation]]
 """{"trained_domains" | "test_domains" | "test_images": {"trained_classes" | "unseen_classes" | "all_classes":
-Evaluation}}"""
+Evaluation}}, and "test_datasets": {name: Evaluation}"""
 
 LogitsOf = Callable[[Tensor, Sequence[str]], Tensor]
 """(image features of one domain, folder names of classes) -> logits"""

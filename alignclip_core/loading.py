@@ -30,6 +30,7 @@ from alignclip_core.pixels import decode_pixels, prepare_image, random_crop
 
 NUM_AHEAD = 2  # batches that are ready or under way while the trainer works on another
 ORDER, AUGMENTATION = 0, 1  # streams of random numbers
+_PARAMS = {"dataset": "training_file", "validation": "validation_file"}  # fields of a request, by `Sample.source`
 
 Value = TypeVar("Value")
 
@@ -171,7 +172,7 @@ def load_sample(
     try:
         return decode(read_sample(root / sample.source, sample, limits), limits)
     except ImageRejected as error:
-        param = "training_file" if sample.source == "dataset" else "validation_file"
+        param = _PARAMS.get(sample.source, "test_datasets")
         raise ImageRejected(f"{sample.path}: {error.message}", param=param) from error
 
 

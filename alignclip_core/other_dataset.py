@@ -1,27 +1,52 @@
-"""A finished model on a dataset that it was not trained on, among that dataset's own classes (dataset shift)."""
+"""A model on a dataset that it was not trained on, among that dataset's own classes (dataset shift).
+
+A trainer measures those that lie among its inputs; a finished model can be asked about any other afterwards.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from alignclip_core.classifier import BATCH_SIZE, Classifier
+from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.listing import read_staged
-from alignclip_core.dataset.samples import Sample
-from alignclip_core.dataset.splits import EvaluationGroup
-from alignclip_core.encoder import build_text_encoder
+from alignclip_core.dataset.samples import DatasetLayout, Sample
+from alignclip_core.dataset.splits import TEST_DATASETS, EvaluationGroup, Split
+from alignclip_core.encoder import TextEncoder, build_text_encoder
 from alignclip_core.evaluation import Evaluation, evaluate
 from alignclip_core.finished_model import FinishedModel
 from alignclip_core.images import DEFAULT_LIMITS, decode_image
 from alignclip_core.method.losses import class_logits
-from alignclip_core.prompts import embed_classes
+from alignclip_core.prompts import class_similarity_of, embed_classes
+from alignclip_core.run_dir import TEST_PREFIX
+from alignclip_core.tower_evaluation import OtherDataset
 
-GROUP = ("test_domains", "trained_classes")
+
+def make_other_dataset(
+    name: str,
+    layout: DatasetLayout,
+    given_names: Mapping[str, str] | None,
+    config: FinetuneConfig,
+    text_encoder: TextEncoder,
+) -> OtherDataset:
+    """What a trainer measures on all images of one of its test datasets, in the group of that name.
+
+    `given_names`: folder name to the words for it, where these differ. Raises `DatasetInvalid`.
+    """
+    names = resolve_class_names(layout, given_names)
+    samples = tuple(replace(sample, source=f"{TEST_PREFIX}{name}") for sample in layout.samples)
+    return OtherDataset(
+        Split(samples, (), (), (_everything(name, samples, names),)),
+        replace(config, class_names=names, unseen_classes=(), test_domains=()),
+        class_similarity_of(text_encoder, tuple(names.values()), config.templates, config.hyphens_to_spaces),
+    )
 
 
 def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping[str, str] | None = None) -> Evaluation:
@@ -40,10 +65,14 @@ def evaluate_on_dataset(model: FinishedModel, folder: Path, given_names: Mapping
         own = model.class_embeddings_of(text_encoder, labels, image_features=features)
         return class_logits(features, own, model.logit_scale)
 
-    everything = EvaluationGroup(*GROUP, tuple(range(len(layout.samples))), tuple(names))
+    everything = _everything(folder.name, layout.samples, names)
     features = torch.cat([classifier.image_features(pictures) for pictures in _batches(folder, layout.samples)])
     found = evaluate(features, layout.samples, [everything], embeddings, tuple(names), model.logit_scale, logits_of)
-    return found[GROUP[0]][GROUP[1]]
+    return found[TEST_DATASETS][folder.name]
+
+
+def _everything(name: str, samples: Sequence[Sample], class_names: Mapping[str, str]) -> EvaluationGroup:
+    return EvaluationGroup(TEST_DATASETS, name, tuple(range(len(samples))), tuple(class_names))
 
 
 def _batches(folder: Path, samples: Sequence[Sample]) -> Iterator[list[Image.Image]]:

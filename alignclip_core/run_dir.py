@@ -7,6 +7,8 @@ docs/run_directory.md is the contract in words. The service writes `inputs/`, th
             inputs/dataset/                   class/image or domain/class/image
             inputs/dataset.json               the list of its images, where the folders do not say all
             inputs/validation/                the same, only when a validation set was given
+            inputs/test-NAME/                 the same of each other dataset that the weights are asked about
+            inputs/test-NAME.classes.json     folder name to the words for it, where these differ
             metrics.jsonl                     one Record a line, appended by rank 0
             checkpoints/step-000500/          resume points, complete when they have their name
             model/                            weights and manifest that serve, complete when it exists
@@ -43,6 +45,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by SIGTERM with a checkpoint; may go on
 
+TEST_PREFIX = "test-"
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FORMAT_VERSION = 1
@@ -183,6 +186,27 @@ class RunDir:
     def has_validation(self) -> bool:
         """A set that is streamed has a list and no folder."""
         return self.validation.is_dir() or self.validation.with_suffix(".json").is_file()
+
+    @property
+    def test_datasets(self) -> tuple[str, ...]:
+        """Names of the other datasets that the weights are asked about, sorted."""
+        found = self.inputs.glob(f"{TEST_PREFIX}*")
+        return tuple(sorted({path.name.removeprefix(TEST_PREFIX).partition(".")[0] for path in found}))
+
+    def test_dataset(self, name: str) -> Path:
+        """Where one of them lies; a name has letters, digits, "_" and "-"."""
+        return self.inputs / f"{TEST_PREFIX}{name}"
+
+    def read_test_class_names(self, name: str) -> dict[str, str] | None:
+        """Folder name to the words for it in one of them; None where none are given."""
+        file = self._test_class_names_file(name)
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def write_test_class_names(self, name: str, class_names: Mapping[str, str]) -> None:
+        write_file(self._test_class_names_file(name), json.dumps(dict(class_names)).encode())
+
+    def _test_class_names_file(self, name: str) -> Path:
+        return self.inputs / f"{TEST_PREFIX}{name}.classes.json"
 
     @property
     def metrics_file(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ BATCH_SIZE = 32
 
 AfterBatch = Callable[[], None]  # may raise to end an evaluation
 Weights = Mapping[str, Tensor]  # all that training changes, of the tower and beside it
+
+
+@dataclass(frozen=True)
+class OtherDataset:
+    """A dataset that is measured beside the one that trains, among its own classes."""
+
+    split: Split  # nothing of it trains
+    config: FinetuneConfig  # the run's, but for the classes
+    similarity: ClassSimilarity  # of its own classes
 
 
 class TowerEvaluation:

@@ -31,7 +31,7 @@ from alignclip_core.optimizer import learning_rate_at, make_optimizer
 from alignclip_core.pixels import normalise
 from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record
-from alignclip_core.tower_evaluation import TowerEvaluation
+from alignclip_core.tower_evaluation import OtherDataset, TowerEvaluation
 
 EVALUATIONS_A_RUN = 10
 EVALUATIONS_A_RUN_FOR_SWAD = 50  # its average begins and ends at evaluations
@@ -59,8 +59,12 @@ class Trainer:
         limits: ImageLimits,
         ranks: Ranks = Ranks(),  # noqa: B008  (immutable)
         text_encoder: TextEncoder | None = None,
+        others: Sequence[OtherDataset] = (),
     ) -> None:
-        """`inputs`: the folder that holds `dataset/` and `validation/`. Prompt learners need the text encoder."""
+        """`inputs`: the folder that holds `dataset/` and `validation/`. Prompt learners need the text encoder.
+
+        `others` are measured before training and after it.
+        """
         self.config = config
         self.encoder = encoder
         self.step = 0
@@ -80,19 +84,22 @@ class Trainer:
         self._start: dict[str, Tensor] | None = None  # θ0, where what is kept is a mixture with it
         if config.interpolation_weight < 1:
             self._start = {name: value.detach().clone() for name, value in self._weights().items()}
-        self._evaluation = TowerEvaluation(
-            self._tower,
-            self._algorithm,
-            similarity,
-            split,
-            config,
-            inputs=inputs,
-            limits=limits,
-            ranks=ranks,
-            num_threads=self._num_threads,
-            autocast=self._autocast,
-            diverged=lambda what: _diverged(self.step, what, config),
-        )
+        self._evaluation, *self._evaluations_elsewhere = [
+            TowerEvaluation(
+                self._tower,
+                self._algorithm,
+                each.similarity,
+                each.split,
+                each.config,
+                inputs=inputs,
+                limits=limits,
+                ranks=ranks,
+                num_threads=self._num_threads,
+                autocast=self._autocast,
+                diverged=lambda what: _diverged(self.step, what, config),
+            )
+            for each in (OtherDataset(split, config, similarity), *others)
+        ]
         self._check_average()
         self._training_set = _training_set(split, config, inputs, encoder, limits, ranks)
 
@@ -159,13 +166,21 @@ class Trainer:
         """Every group with the weights before training and the base model's own pooling."""
         self._tower.plain.pool_by(None)
         try:
-            return self._evaluation.evaluate_whole(self.finished_parameters(), after_batch, by_texts=True)
+            return self.evaluate_whole(after_batch, by_texts=True)
         finally:
             self._tower.plain.pool_by(self.config.pooling)
 
-    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None) -> Evaluations:
-        """Every group with the weights that are kept; source validation says where the tower looks, too."""
-        return self._evaluation.evaluate_whole(self.finished_parameters(), after_batch)
+    def evaluate_whole(self, after_batch: Callable[[], None] = lambda: None, *, by_texts: bool = False) -> Evaluations:
+        """Every group with the weights that are kept; source validation says where the tower looks, too.
+
+        `by_texts`: by the class texts, whatever the algorithm learns in their place.
+        """
+        weights = self.finished_parameters()
+        found = self._evaluation.evaluate_whole(weights, after_batch, by_texts=by_texts)
+        for elsewhere in self._evaluations_elsewhere:
+            for domains, groups in elsewhere.evaluate_whole(weights, after_batch, by_texts=by_texts).items():
+                found.setdefault(domains, {}).update(groups)
+        return found
 
     def calibrate(self, after_batch: Callable[[], None] = lambda: None) -> Calibration | None:
         """Of the kept weights on source validation; None without enough images or where the config says so."""

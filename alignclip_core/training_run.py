@@ -23,9 +23,11 @@ from alignclip_core.encoder import TextEncoder, build_image_encoder, build_text_
 from alignclip_core.errors import ArtifactCorrupt, ConfigInvalid, TrainingStopped
 from alignclip_core.evaluation import SOURCE_VALIDATION, Evaluation, Evaluations, headline, without_details
 from alignclip_core.images import DEFAULT_LIMITS, ImageLimits
+from alignclip_core.other_dataset import make_other_dataset
 from alignclip_core.prompts import class_similarity_of
 from alignclip_core.ranks import Ranks
 from alignclip_core.run_dir import ClassSimilarity, Record, RecordKind, RunDir
+from alignclip_core.tower_evaluation import OtherDataset
 from alignclip_core.trainer import Trainer
 
 KEPT_CHECKPOINTS = 2
@@ -72,6 +74,7 @@ class TrainingRun:
             limits=CHECKED_LIMITS if is_supervised else DEFAULT_LIMITS,
             ranks=ranks,
             text_encoder=self._text_encoder(device),
+            others=self._read_others(device, is_supervised),
         )
         processes = f"{ranks.num_ranks} processes on " if ranks.num_ranks > 1 else ""
         self._tell(
@@ -172,6 +175,23 @@ class TrainingRun:
         if self._run_dir.has_validation:
             validation = self._read_layout(self._run_dir.validation, 1, is_supervised)
         return split_dataset(layout, self._config, validation)
+
+    def _read_others(self, device: torch.device, is_supervised: bool) -> list[OtherDataset]:
+        """The other datasets that are measured; their classes are embedded here, for they train nothing."""
+        names = self._run_dir.test_datasets
+        if not names:
+            return []
+        text_encoder = build_text_encoder(self._base_model, device)
+        return [
+            make_other_dataset(
+                name,
+                self._read_layout(self._run_dir.test_dataset(name), 2, is_supervised),
+                self._run_dir.read_test_class_names(name),
+                self._config,
+                text_encoder,
+            )
+            for name in names
+        ]
 
     def _read_layout(self, folder: Path, min_classes: int, is_supervised: bool) -> DatasetLayout:
         """Bad images are left out here where no service has done it; without `skip_bad_images` the first ends all."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
+from sqlalchemy import String, cast, or_, select
 from sqlalchemy.orm import Session
 
 from alignclip_store.database import database_now
 from alignclip_store.errors import FileInUse, FileNotFound
 from alignclip_store.ids import new_id
+from alignclip_store.job_kinds import FACTS
 from alignclip_store.job_status import FINISHED
 from alignclip_store.paging import list_page
 from alignclip_store.tables import File, Job
@@ -83,7 +84,11 @@ def delete_file(session: Session, owner: str, file_id: str) -> File:
         .where(
             Job.owner == owner,
             Job.status.not_in(FINISHED),
-            or_(Job.training_file == file_id, Job.validation_file == file_id),
+            or_(
+                Job.training_file == file_id,
+                Job.validation_file == file_id,
+                cast(Job.test_datasets, String).contains(f'"{file.id}"', autoescape=True),
+            ),
         )
         .limit(1)
     )
@@ -100,3 +105,12 @@ def lock_file(session: Session, owner: str, file_id: str, *, param: str | None =
     if file is None:
         raise FileNotFound(f"No file {file_id!r}.", param=param)
     return file
+
+
+def lock_files_of(session: Session, job: Job) -> None:
+    """The same of every file that a job names. Raises `FileNotFound` with the field that names it."""
+    references = {FACTS[job.kind].dataset_param: job.training_file, "validation_file": job.validation_file or ""}
+    references |= {f"test_datasets.{place}": test["dataset"] for place, test in enumerate(job.test_datasets)}
+    for param, reference in sorted(references.items(), key=lambda item: item[1]):  # in one order: no deadlock
+        if reference.startswith("file-"):
+            lock_file(session, job.owner, reference, param=param)

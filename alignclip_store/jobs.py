@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, cast, exists, func, select, type_coerce
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from alignclip_store.database import database_now
 from alignclip_store.errors import IllegalTransition, JobNotFound
 from alignclip_store.events import record_event
-from alignclip_store.files import lock_file
+from alignclip_store.files import lock_files_of
 from alignclip_store.ids import new_id
 from alignclip_store.job_kinds import FACTS, JobKind
 from alignclip_store.job_status import CLAIMED, JobStatus, sources_of
@@ -30,6 +30,7 @@ def create_job(
     request: Mapping[str, Any],
     training_file: str,
     validation_file: str | None,
+    test_datasets: Sequence[Mapping[str, Any]] = (),
     suffix: str | None,
     labels: Mapping[str, str],
     similarity_id: str,
@@ -42,12 +43,9 @@ def create_job(
 ) -> Job:
     """A queued job and its first event. Its files, when they are file ids, must exist: `FileNotFound`.
 
-    `model_id`: of the model that a classification asks.
+    `test_datasets`: each has a name, a dataset reference, and the words for its class folders or None. `model_id`: of
+    the model that a classification asks.
     """
-    references = {FACTS[kind].dataset_param: training_file, "validation_file": validation_file or ""}
-    for param, reference in sorted(references.items(), key=lambda item: item[1]):  # in one order: no deadlock
-        if reference.startswith("file-"):
-            lock_file(session, owner, reference, param=param)
     job = Job(
         id=new_id(FACTS[kind].id_prefix),
         kind=kind,
@@ -61,6 +59,7 @@ def create_job(
         idempotency_key=idempotency_key,
         training_file=training_file,
         validation_file=validation_file,
+        test_datasets=[dict(test) for test in test_datasets],
         suffix=suffix,
         labels=dict(labels),
         similarity_id=similarity_id,
@@ -68,6 +67,7 @@ def create_job(
         model_id=model_id,
         priority=priority,
     )
+    lock_files_of(session, job)
     session.add(job)
     session.flush()
     record_event(session, owner, job.id, "info", f"Created {FACTS[kind].noun}: {job.id}")

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 from alignclip_store.database import database_now
 from alignclip_store.errors import DatasetRejected, FileNotFound, IllegalTransition
 from alignclip_store.events import record_event
-from alignclip_store.files import lock_file
-from alignclip_store.job_kinds import FACTS, JobKind
+from alignclip_store.files import lock_files_of
+from alignclip_store.job_kinds import JobKind
 from alignclip_store.job_status import CLAIMED, JobStatus
 from alignclip_store.jobs import get_job, lock_job
 from alignclip_store.stale import PAUSED, WAITING
@@ -59,7 +59,7 @@ def retry_job(session: Session, owner: str, job_id: str, *, kind: JobKind = JobK
     The error of the former end stays in the events. Raises `IllegalTransition` for a job in any other state, and
     `DatasetRejected` when its files were deleted since.
     """
-    _lock_files(session, get_job(session, owner, job_id, kind=kind))  # before the job, as everywhere: no deadlock
+    _lock_files_of(session, get_job(session, owner, job_id, kind=kind))  # before the job, as everywhere: no deadlock
     job = lock_job(session, owner, job_id, kind=kind)
     if job.status not in RETRIED:
         raise IllegalTransition(f"Job {job_id!r} is {job.status}; only a failed or cancelled job can be tried again.")
@@ -77,14 +77,11 @@ def retry_job(session: Session, owner: str, job_id: str, *, kind: JobKind = JobK
     return job
 
 
-def _lock_files(session: Session, job: Job) -> None:
-    references = {FACTS[job.kind].dataset_param: job.training_file, "validation_file": job.validation_file or ""}
-    for param, reference in sorted(references.items(), key=lambda item: item[1]):
-        if reference.startswith("file-"):
-            try:
-                lock_file(session, job.owner, reference, param=param)
-            except FileNotFound as error:
-                raise DatasetRejected(f"{error.message} It was deleted; create the job anew.", param=param) from error
+def _lock_files_of(session: Session, job: Job) -> None:
+    try:
+        lock_files_of(session, job)
+    except FileNotFound as error:
+        raise DatasetRejected(f"{error.message} It was deleted; create the job anew.", param=error.param) from error
 
 
 def _set(job: Job, **values: object) -> None:

@@ -178,6 +178,7 @@ class Job(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))  # the client's own name for that POST
     training_file: Mapped[str] = mapped_column(Text)  # file id or dataset reference, also of what is classified
     validation_file: Mapped[str | None] = mapped_column(Text)
+    test_datasets: Mapped[list[dict[str, Any]]] = mapped_column(Json, server_default="[]")  # name, dataset, class_names
     suffix: Mapped[str | None] = mapped_column(String(64))
     labels: Mapped[dict[str, str]] = mapped_column("metadata", Json, default=dict)  # the client's metadata
     similarity_id: Mapped[str] = mapped_column(ForeignKey("similarities.id"))

@@ -29,10 +29,11 @@ from api.classify_forms import DEFAULT_TOP_K, ClassifyRequest
 from api.dependencies import Delivery
 from api.errors import RequestInvalid
 from api.job_answers import JobError, QueuePlace
+from api.layouts import read_layout_of
 from api.resources import Resources
 from api.schemas import MetadataKey, MetadataValue, Name, RequestBody, Template, resolve_templates
 from api.served_models import DescribedModel, describe_model, find_model
-from api.submission import find_repeated, read_layout_of
+from api.submission import find_repeated
 
 URL = "/v1/classifications"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignclip_core.config import HYPERPARAMETERS, TEMPLATE_SETS, FinetuneConfig
-from alignclip_core.protocols.cells import PROTOCOLS, Cell, Choices
+from alignclip_core.protocols.cells import Cell, Choices, Protocol
 from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import FORM, Method, what_is_trained
 from alignclip_core.protocols.rows import Row, accuracy_of, figures_beside
@@ -26,13 +26,12 @@ from alignclip_store.tables import Evaluation, Job
 from api.answers import seconds, seconds_or_none
 from api.authentication import Caller
 from api.errors import RequestInvalid
+from api.job_answers import TestDatasetAnswer
+from api.layouts import read_layout_of
 from api.resources import Resources
-from api.schemas import FinetuneRequest, Name, RequestBody, Template
-from api.submission import insert_job, prepare_job, read_layout_of
-
-JobProtocol = Literal["domain_shift", "unseen_classes", "in_the_wild", "few_shot"]
-"""All but dataset_shift, which tests a model on a dataset that its job never sees: `alignclip evaluate` does that."""
-assert set(get_args(JobProtocol)) == set(PROTOCOLS) - {"dataset_shift"}
+from api.schemas import FinetuneRequest, Name, RequestBody, Template, TestDatasets
+from api.submission import insert_job, prepare_job
+from api.test_datasets import PARAM, read_test_datasets
 
 
 class EvaluationRequest(RequestBody):
@@ -48,14 +47,23 @@ class EvaluationRequest(RequestBody):
                     "methods": ["finetune", "clipood", "alignclip@authors_code"],
                     "seeds": [0, 1, 2],
                     "hyperparameters": {"num_steps": 500},
-                }
+                },
+                {
+                    "protocol": "dataset_shift",
+                    "dataset": "file-abc123",
+                    "test_datasets": ["file-def456", {"dataset": "/srv/datasets/sketches.tar", "name": "sketches"}],
+                    "methods": ["zero_shot", "clipood", "alignclip"],
+                },
             ]
         },
     )
 
     name: str = Field("", max_length=256, description="For people.")
-    protocol: JobProtocol
+    protocol: Protocol
     dataset: str = Field(min_length=1, description="A file id or a dataset reference, as a job's training_file.")
+    test_datasets: TestDatasets | None = Field(
+        None, description="Of dataset_shift, a column each: measured whole, among their own classes; never trained."
+    )
     methods: Annotated[list[str], Field(min_length=1, max_length=100)] = Field(description=f"Each is {FORM}.")
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=100)] = Field([0])
     model: str = Field("starter", min_length=1, description="A base model of GET /v1/models.")
@@ -72,8 +80,21 @@ class EvaluationRequest(RequestBody):
     )
     priority: int = Field(0, ge=-10, le=10, description="Of its jobs.")
 
-    def to_grid(self) -> Grid:
-        """Raises `ConfigInvalid` for a method that cannot be read, `RequestInvalid` for one that is given twice."""
+    @model_validator(mode="after")
+    def _test_datasets_belong_to_dataset_shift(self) -> EvaluationRequest:
+        if self.protocol == "dataset_shift" and not self.test_datasets:
+            raise RequestInvalid("dataset_shift trains on `dataset` and tests on others; name them.", param=PARAM)
+        if self.protocol != "dataset_shift" and self.test_datasets:
+            raise RequestInvalid(
+                f"{self.protocol} tests on `dataset` itself; only dataset_shift on others.", param=PARAM
+            )
+        return self
+
+    def to_grid(self, test_sets: tuple[str, ...] = ()) -> Grid:
+        """The grid, whose test datasets have these names.
+
+        Raises `ConfigInvalid` for a method that cannot be read, `RequestInvalid` for one that is given twice.
+        """
         for field, values in (("methods", self.methods), ("seeds", self.seeds)):
             value, count = Counter(values).most_common(1)[0]
             if count > 1:
@@ -83,6 +104,7 @@ class EvaluationRequest(RequestBody):
             halves=self.halves,
             num_shots=self.num_shots,
             test_fraction=self.test_fraction,
+            test_sets=test_sets,
         )
         return Grid(
             dataset=self.dataset,
@@ -94,7 +116,9 @@ class EvaluationRequest(RequestBody):
             values=self.hyperparameters,
         )
 
-    def job_body(self, grid: Grid, cell: Cell, evaluation_id: str) -> dict[str, Any]:
+    def job_body(
+        self, grid: Grid, cell: Cell, evaluation_id: str, test_datasets: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """The request of the cell's job, as a client would have sent it."""
         body: dict[str, Any] = {
             "model": self.model,
@@ -104,7 +128,12 @@ class EvaluationRequest(RequestBody):
             "priority": self.priority,
             "metadata": {evaluations.LABEL: evaluation_id, "method": cell.method.text[:512]},
         }
-        given = {"preset": cell.method.preset, "class_names": self.class_names, "templates": self.templates}
+        given = {
+            "preset": cell.method.preset,
+            "class_names": self.class_names,
+            "templates": self.templates,
+            "test_datasets": test_datasets or None,
+        }
         body |= {name: value for name, value in given.items() if value is not None}
         values = {**grid.given_to(cell.method), **cell.question.values}
         return json.loads(json.dumps(body | values))  # type: ignore[no-any-return]
@@ -122,6 +151,7 @@ class CellAnswer(BaseModel):
     accuracy: float | None = Field(description="Null while its job has not succeeded.")
     num_images: int | None
     zero_shot: float | None = Field(description="Of the base model on the same images.")
+    split_sha256: str | None = Field(description="Digest of the split that trained; null until images are checked.")
     error: str | None = Field(description="Why its job failed; /retry queues it again.")
 
 
@@ -148,6 +178,7 @@ class EvaluationAnswer(BaseModel):
     name: str
     protocol: str
     dataset: str
+    test_datasets: list[TestDatasetAnswer]
     model: str
     status: str = Field(description="queued, running, succeeded, failed (some job did) or cancelled.")
     cancel_requested_at: int | None
@@ -165,6 +196,7 @@ class EvaluationAnswer(BaseModel):
             name=evaluation.name,
             protocol=evaluation.protocol,
             dataset=evaluation.dataset,
+            test_datasets=[TestDatasetAnswer(**test) for test in next(iter(jobs.values())).test_datasets],
             model=evaluation.base_model,
             status=status_of([job.status for job in jobs.values()]),
             cancel_requested_at=seconds_or_none(evaluation.cancel_requested_at),
@@ -177,23 +209,27 @@ class EvaluationAnswer(BaseModel):
 
 def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationRequest) -> Evaluation:
     """All jobs of the grid in one transaction, or none. Raises whatever makes one of them impossible."""
-    grid = request.to_grid()
+    request.to_grid()  # what cannot be asked at all is refused before a dataset is looked at
+    test_datasets = read_test_datasets(resources, caller.owner, request.test_datasets or ())
+    grid = request.to_grid(tuple(test["name"] for test in test_datasets))
     layout = read_layout_of(resources, caller.owner, request.dataset, param="dataset")
     evaluation_id = evaluations.new_evaluation_id()
     cells = grid.cells(layout)
     firsts: dict[str, Cell] = {}
     for cell in cells:
         firsts.setdefault(cell.run_name, cell)
-    bodies = {name: request.job_body(grid, cell, evaluation_id) for name, cell in firsts.items()}
+    bodies = {name: request.job_body(grid, cell, evaluation_id, test_datasets) for name, cell in firsts.items()}
     with transaction(resources.engine) as session:  # before each of many is prepared; once more when they are written
         require_room_in_queue(session, caller.owner, resources.settings, num_jobs=len(bodies))
     requests = {name: FinetuneRequest.model_validate(body) for name, body in bodies.items()}
-    prepared = {name: prepare_job(resources, caller.owner, each, layout) for name, each in requests.items()}
+    prepared = {
+        name: prepare_job(resources, caller.owner, each, layout, test_datasets) for name, each in requests.items()
+    }
     try:
         with transaction(resources.engine) as session:
             require_room_in_queue(session, caller.owner, resources.settings, num_jobs=len(bodies))
             jobs = {
-                name: insert_job(session, caller, requests[name], bodies[name], *prepared[name]) for name in prepared
+                name: insert_job(session, caller, requests[name], bodies[name], prepared[name]) for name in prepared
             }
             evaluation = evaluations.create_evaluation(
                 session,
@@ -208,7 +244,8 @@ def submit_evaluation(resources: Resources, caller: Caller, request: EvaluationR
             after = {"protocol": request.protocol, "num_jobs": len(jobs), "base_model": request.model}
             record_change(session, caller.actor, "evaluation.create", evaluation_id, after=after)
     except FileNotFound as error:  # deleted since it was listed
-        raise DatasetRejected(error.message, param="dataset") from error
+        param = "dataset" if error.param == "training_file" else error.param
+        raise DatasetRejected(error.message, param=param) from error
     for job in jobs.values():
         wake(resources.queue, job.id)
     return evaluation
@@ -245,6 +282,7 @@ def _cell_answer(cell: Mapping[str, Any], job: Job) -> CellAnswer:
         accuracy=accuracy,
         num_images=num_images,
         zero_shot=zero_shot,
+        split_sha256=job.dataset["split_sha256"] if job.dataset else None,
         error=job.error["message"] if job.error else None,
     )
 
@@ -276,7 +314,7 @@ def _row(evaluation: Evaluation, cell: Mapping[str, Any], job: Job) -> Row | Non
         zero_shot=zero_shot,
         beside=figures_beside(tuple(cell["group"]), job.result["tuned"]),
         split=cell["split"],
-        split_sha256="",
+        split_sha256=job.dataset["split_sha256"] if job.dataset else "",
         trained=what_is_trained(config),
         num_steps=config.num_steps,
         seconds=(job.finished_at - job.started_at).total_seconds(),

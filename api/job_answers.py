@@ -54,9 +54,18 @@ class DatasetSummary(BaseModel):
 
     fingerprint: str = Field(description="Of the images, their labels, domains and splits; wherever they lie.")
     validation_fingerprint: str | None = Field(description="Of a validation set that was given.")
+    test_fingerprints: dict[str, str] = Field({}, description="Of its test datasets, by their names.")
     num_images: int
     parts: dict[str, int] = Field(description="Images that train, validate, are evaluated or take no part.")
     split_sha256: str = Field(description="Of the list at links.split: equal splits have equal digests.")
+
+
+class TestDatasetAnswer(BaseModel):
+    """Another dataset that the weights are measured on."""
+
+    name: str = Field(description="In result.tuned.test_datasets.")
+    dataset: str
+    class_names: dict[str, str] | None = Field(description="Words for its class folders, where some were given.")
 
 
 class JobAnswer(BaseModel):
@@ -82,6 +91,7 @@ class JobAnswer(BaseModel):
     training_file: str
     validation_file: str | None
     # ours
+    test_datasets: list[TestDatasetAnswer]
     suffix: str | None
     algorithm: str
     preset: str
@@ -124,6 +134,7 @@ class JobAnswer(BaseModel):
             seed=config["seed"],
             training_file=job.training_file,
             validation_file=job.validation_file,
+            test_datasets=[TestDatasetAnswer(**test) for test in job.test_datasets],
             suffix=job.suffix,
             algorithm=config["algorithm"],
             preset=config["preset"],

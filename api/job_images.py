@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from io import BytesIO
 from itertools import islice
-from typing import Literal
+from typing import Annotated
+
+from pydantic import StringConstraints
 
 from alignclip_core.dataset.image_table import iterate_row_group
 from alignclip_core.dataset.reading import read_dataset
@@ -12,6 +14,7 @@ from alignclip_core.dataset.samples import Sample
 from alignclip_core.dataset.streaming import decode_text
 from alignclip_core.errors import DatasetInvalid, ImageRejected
 from alignclip_core.images import decode_image
+from alignclip_core.run_dir import TEST_PREFIX
 from alignclip_store import jobs
 from alignclip_store.database import reading
 from alignclip_store.dataset_files import StoredFiles
@@ -24,8 +27,8 @@ from api.resources import Resources
 THUMBNAIL_PIXELS = 320  # of the longer side: twice what the page shows, for sharp screens
 QUALITY = 85
 
-Source = Literal["dataset", "validation"]
-"""As `Sample.source`: which of the job's two datasets holds the image."""
+Source = Annotated[str, StringConstraints(max_length=80, pattern="^(dataset|validation|test-.+)$")]
+"""As `Sample.source`: which of the job's datasets holds the image."""
 
 
 def make_thumbnail(resources: Resources, owner: str, job_id: str, path: str, source: Source) -> bytes:
@@ -57,9 +60,12 @@ def _open(resources: Resources, owner: str, job_id: str, source: Source) -> Data
     """Where the job's images lie, when that is where this process can look at once."""
     with reading(resources.engine) as session:
         job = jobs.get_job(session, owner, job_id)
-        reference = job.training_file if source == "dataset" else job.validation_file
+        references = {"dataset": job.training_file, "validation": job.validation_file}
+        references |= {f"{TEST_PREFIX}{test['name']}": test["dataset"] for test in job.test_datasets}
+        reference = references.get(source)
         if reference is None:
-            raise ImageNotFound(f"Job {job_id!r} has no validation file; ask for source=dataset.", param="source")
+            known = ", ".join(name for name, each in references.items() if each)
+            raise ImageNotFound(f"Job {job_id!r} has no such dataset; source may be {known}.", param="source")
         try:
             dataset = open_dataset(session, owner, reference, resources.settings)
         except (DatasetRejected, FileNotFound) as error:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
 from alignclip_core.base_models import BaseModel as BaseClip
@@ -19,6 +19,9 @@ Suffix = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9][
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=100)]
 Template = Annotated[str, StringConstraints(max_length=512)]
+
+MAX_NAME_LENGTH = 64
+TestName = Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 _AUTO = {"batch_size", "n_epochs", "learning_rate_multiplier", *HYPERPARAMETERS}
 _HYPERPARAMETER_SCHEMA: JsonDict = {
@@ -53,6 +56,28 @@ class Method(RequestBody):
     supervised: Supervised | None = None
 
 
+class TestDataset(RequestBody):
+    """Another dataset that the weights are measured on, whole and among its own classes."""
+
+    dataset: str = Field(min_length=1, description="A file id or a dataset reference, as a training_file.")
+    name: TestName | None = Field(None, description="In the result; unset: as its file or folder is called.")
+    class_names: list[Name] | dict[str, Name | Names] | None = Field(
+        None, description="Words for its own class folders, as the body has them for those that train."
+    )
+
+
+Reference = Annotated[str, Field(min_length=1)]
+_TestDataset = Annotated[
+    TestDataset,
+    BeforeValidator(
+        lambda given: {"dataset": given} if isinstance(given, str) else given,
+        json_schema_input_type=TestDataset | Reference,
+    ),
+]
+TestDatasets = Annotated[list[_TestDataset], Field(max_length=16)]
+"""Each may be its reference alone."""
+
+
 class FinetuneRequest(RequestBody):
     """A fine-tune that is asked for.
 
@@ -78,6 +103,9 @@ class FinetuneRequest(RequestBody):
     model: str = Field(min_length=1, description="A base model of GET /v1/models.")
     training_file: str = Field(min_length=1, description="A file id, or a path or URL that the operator opened.")
     validation_file: str | None = Field(None, description="The same; unset: a share of the training set is held out.")
+    test_datasets: TestDatasets | None = Field(
+        None, description="Other datasets that are measured before and after, each among its own classes."
+    )
     suffix: Suffix | None = Field(None, description="Becomes a part of the model's id.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Of the split, the order and the crops; unset: 0.")
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -13,26 +13,33 @@ from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.layout import DatasetLayout
-from alignclip_core.dataset.reading import read_dataset
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import check_fits
 from alignclip_core.errors import DatasetInvalid
 from alignclip_store import jobs, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
-from alignclip_store.datasets import open_dataset, open_files
 from alignclip_store.errors import DatasetRejected, FileNotFound
 from alignclip_store.job_kinds import JobKind
 from alignclip_store.limits import require_room_in_queue
-from alignclip_store.objects import SourceUnreachable
 from alignclip_store.queue import wake
 from alignclip_store.repeats import find_keyed_job, find_repeated_job
 from api import class_similarity
 from api.authentication import Caller
 from api.dependencies import Delivery
 from api.errors import RequestInvalid
+from api.layouts import read_layout_of
 from api.resources import Resources
 from api.schemas import FinetuneRequest
+from api.test_datasets import read_test_datasets
+
+
+class PreparedJob(NamedTuple):
+    """What is checked and computed before a row is written."""
+
+    config: FinetuneConfig
+    similarity: tables.Similarity
+    test_datasets: Sequence[Mapping[str, Any]]  # as a job keeps them
 
 
 def submit_job(resources: Resources, caller: Caller, request: FinetuneRequest, delivery: Delivery) -> tables.Job:
@@ -43,8 +50,7 @@ def submit_job(resources: Resources, caller: Caller, request: FinetuneRequest, d
         repeated = find_repeated(resources, owner, JobKind.FINE_TUNING, delivery)
         if repeated is not None:
             return repeated
-        config, similarity = prepare_job(resources, owner, request)
-        job = _insert(resources, caller, request, delivery, config, similarity)
+        job = _insert(resources, caller, request, delivery, prepare_job(resources, owner, request))
     wake(resources.queue, job.id)  # after the commit; a broker that is away only delays
     return job
 
@@ -65,10 +71,19 @@ def find_repeated(resources: Resources, owner: str, kind: JobKind, delivery: Del
 
 
 def prepare_job(
-    resources: Resources, owner: str, request: FinetuneRequest, training: DatasetLayout | None = None
-) -> tuple[FinetuneConfig, tables.Similarity]:
-    """Everything that is checked and computed before a row is written; `training` as for `check_request`."""
+    resources: Resources,
+    owner: str,
+    request: FinetuneRequest,
+    training: DatasetLayout | None = None,
+    test_datasets: Sequence[Mapping[str, Any]] | None = None,
+) -> PreparedJob:
+    """Everything that is checked and computed before a row is written.
+
+    `training` as for `check_request`; `test_datasets`: those of the request, where they were read already.
+    """
     config, base_model = check_request(resources, owner, request, training)
+    if test_datasets is None:
+        test_datasets = read_test_datasets(resources, owner, request.test_datasets or ())
     similarity = class_similarity.find_or_compute(
         resources,
         owner,
@@ -77,7 +92,7 @@ def prepare_job(
         config.templates,
         hyphens_to_spaces=config.hyphens_to_spaces,
     )
-    return config, similarity
+    return PreparedJob(config, similarity, test_datasets)
 
 
 def check_request(
@@ -112,13 +127,12 @@ def _insert(
     caller: Caller,
     request: FinetuneRequest,
     delivery: Delivery,
-    config: FinetuneConfig,
-    similarity: tables.Similarity,
+    prepared: PreparedJob,
 ) -> tables.Job:
     try:
         with transaction(resources.engine) as session:
             require_room_in_queue(session, caller.owner, resources.settings)
-            job = insert_job(session, caller, request, delivery.body, config, similarity)
+            job = insert_job(session, caller, request, delivery.body, prepared)
             job.request_sha256 = delivery.sha256
             job.idempotency_key = delivery.idempotency_key
             after = {"base_model": job.base_model, "request_sha256": delivery.sha256}
@@ -133,10 +147,10 @@ def insert_job(
     caller: Caller,
     request: FinetuneRequest,
     body: Mapping[str, Any],
-    config: FinetuneConfig,
-    similarity: tables.Similarity,
+    prepared: PreparedJob,
 ) -> tables.Job:
     """The job's row; `body` is what is kept as its request. Raises `FileNotFound`."""
+    config, similarity, test_datasets = prepared
     return jobs.create_job(
         session,
         caller.owner,
@@ -144,6 +158,7 @@ def insert_job(
         request=body,
         training_file=request.training_file,
         validation_file=request.validation_file,
+        test_datasets=test_datasets,
         suffix=request.suffix,
         labels=request.metadata or {},
         similarity_id=similarity.id,
@@ -151,21 +166,3 @@ def insert_job(
         base_model=config.base_model,
         priority=request.priority,
     )
-
-
-def read_layout_of(
-    resources: Resources, owner: str, reference: str, *, param: str, min_classes: int = 2
-) -> DatasetLayout:
-    """Classes, domains and images of a dataset by its listing alone. Every fault names the field `param`."""
-    try:
-        with reading(resources.engine) as session:
-            dataset = open_dataset(session, owner, reference, resources.settings, param=param)
-        with open_files(dataset, resources.artifacts, resources.settings) as files:
-            return read_dataset(files, manifest=dataset.manifest, min_classes=min_classes, url=dataset.url)
-    except FileNotFound as error:
-        # A wrong word in a body is a wrong request (400): 404 would say that the route leads nowhere.
-        raise DatasetRejected(error.message, param=param) from error
-    except SourceUnreachable as error:
-        raise DatasetRejected(str(error), param=param) from error
-    except DatasetInvalid as error:
-        raise DatasetInvalid(error.message, param=param) from error

@@ -22,7 +22,7 @@ from typing import Any
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.fingerprint import split_sha256
-from alignclip_core.dataset.splits import split_dataset
+from alignclip_core.dataset.splits import TEST_DATASETS, split_dataset
 from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import what_is_trained
@@ -155,10 +155,10 @@ class GridRunner:
         ]
 
     def _figures(self, run: GridRun, cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
-        if cell.answer.group is None:
+        domains, classes = cell.answer.group
+        if domains == TEST_DATASETS:
             accuracy, num_images = accuracy_of(self._measure(run, run.test_sets[cell.answer.target]))
             return {"accuracy": accuracy, "n": num_images, "zero_shot": None, "beside": {}}
-        domains, classes = cell.answer.group
         accuracy, num_images = accuracy_of(result["tuned"][domains][classes])
         zero_shot, _ = accuracy_of(result["zero_shot"][domains][classes])
         beside = figures_beside(cell.answer.group, result["tuned"])

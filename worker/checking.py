@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,10 +29,11 @@ class CheckedDataset:
     split: Split  # that the trainer will make of the staged folders
     fingerprint: str
     validation_fingerprint: str | None  # of a validation set that was given
+    test_fingerprints: Mapping[str, str]  # of the test datasets, by their names
 
 
-def check_dataset(run: CurrentRun, config: FinetuneConfig) -> CheckedDataset:
-    """What lies in the run directory, decoded once to the last image.
+def check_dataset(run: CurrentRun, config: FinetuneConfig, test_datasets: Sequence[str] = ()) -> CheckedDataset:
+    """What lies in the run directory, the test datasets of these names as well, decoded once to the last image.
 
     Raises `ImageRejected` for images that do not decode, unless the config leaves them out, and `DatasetInvalid` when
     what is left does not fit the config.
@@ -42,12 +43,19 @@ def check_dataset(run: CurrentRun, config: FinetuneConfig) -> CheckedDataset:
     if run.run_dir.has_validation:
         validation, validation_digest = _check_folder(run, run.run_dir.validation, config, param="validation_file")
     split = split_dataset(layout, config, validation)
-    return CheckedDataset(split=split, fingerprint=digest, validation_fingerprint=validation_digest)
+    test_digests: dict[str, str] = {}
+    for place, name in enumerate(test_datasets):
+        _, test_digests[name] = _check_folder(
+            run, run.run_dir.test_dataset(name), config, param=f"test_datasets.{place}"
+        )
+    return CheckedDataset(
+        split=split, fingerprint=digest, validation_fingerprint=validation_digest, test_fingerprints=test_digests
+    )
 
 
 def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, param: str) -> tuple[DatasetLayout, str]:
     """The layout of the good images, and their fingerprint."""
-    min_classes = 2 if param == "training_file" else 1
+    min_classes = 1 if param == "validation_file" else 2
     layout = read_staged(folder, min_classes=min_classes)
     settings = run.settings
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)

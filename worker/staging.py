@@ -46,7 +46,7 @@ def stage(run: CurrentRun) -> int | None:
     run.record_phase("fetching_files")
     _fetch_files(run, job)
     run.record_phase("checking_images")
-    checked = check_dataset(run, config)
+    checked = check_dataset(run, config, [test["name"] for test in job.test_datasets])
     _record_dataset(run, checked)
     split = checked.split
     run.record_event("info", f"{len(split.samples):,} images are good: {len(split.train):,} of them train.")
@@ -68,6 +68,11 @@ def _fetch_files(run: CurrentRun, job: Job) -> None:
     fetch_dataset(run, job, job.training_file, run.run_dir.dataset, param="training_file", min_classes=2)
     if job.validation_file is not None:
         fetch_dataset(run, job, job.validation_file, run.run_dir.validation, param="validation_file", min_classes=1)
+    for place, test in enumerate(job.test_datasets):
+        target = run.run_dir.test_dataset(test["name"])
+        fetch_dataset(run, job, test["dataset"], target, param=f"test_datasets.{place}", min_classes=2)
+        if test["class_names"] is not None:
+            run.run_dir.write_test_class_names(test["name"], test["class_names"])
 
 
 def fetch_dataset(run: CurrentRun, job: Job, reference: str, target: Path, *, param: str, min_classes: int) -> None:
@@ -89,6 +94,7 @@ def _record_dataset(run: CurrentRun, checked: CheckedDataset) -> None:
     dataset = {
         "fingerprint": checked.fingerprint,
         "validation_fingerprint": checked.validation_fingerprint,
+        "test_fingerprints": checked.test_fingerprints,
         "num_images": len(checked.split.samples),
         "parts": count_parts(checked.split),
         "split_sha256": split_sha256(checked.split),

@@ -46,7 +46,7 @@ class Sample:
     path: str  # relative to its dataset's folder, with "/"
     class_name: str  # folder name, or the label that a manifest gives; "" where nothing names one
     domain: str = ""  # folder name; "" where the dataset has no domains
-    source: Literal["dataset", "validation"] = "dataset"  # the folder below RUN_DIR/inputs that holds it
+    source: str = "dataset"  # the folder below RUN_DIR/inputs that holds it: dataset, validation or test-NAME
     split: SplitName = ""  # "" where the dataset leaves the split to us
     place: Place | None = None  # None: a file of its own
 

@@ -15,6 +15,7 @@ from alignclip_core.dataset.class_names import some
 from alignclip_core.dataset.samples import DatasetLayout, Sample
 from alignclip_core.errors import DatasetInvalid
 
+TEST_DATASETS = "test_datasets"  # in place of domains: of other datasets, each a group of its name
 OUT_SHARE = 0.2  # of a domain: DomainBed's holdout_fraction
 MAX_FEW_SHOT_VALIDATION = 4  # images of a (domain, class), as CoOp's code has it
 
@@ -24,7 +25,7 @@ class EvaluationGroup:
     """Samples that are evaluated together, and the classes among which the model chooses for them."""
 
     domains: str  # "trained_domains", "test_domains" or, with a test share, "test_images" of the trained domains
-    classes: str  # "trained_classes", "unseen_classes" or "all_classes"
+    classes: str  # "trained_classes", "unseen_classes" or "all_classes"; of TEST_DATASETS the dataset's name
     indices: tuple[int, ...]  # into Split.samples
     label_space: tuple[str, ...]  # folder names, sorted
     parts: Mapping[str, frozenset[int]] = field(default_factory=dict)  # shares of them that are told beside

@@ -7,11 +7,13 @@ Cell        one answer of one method under one seed; cells of the same question,
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from alignclip_core.dataset.layout import DatasetLayout
+from alignclip_core.dataset.splits import TEST_DATASETS
 from alignclip_core.errors import DatasetInvalid
 from alignclip_core.protocols.methods import Method
 
@@ -22,6 +24,7 @@ Halves = Literal["ceil", "floor"]
 TEST_FRACTION = 0.2  # where a dataset comes without test images of its own
 NUM_SHOTS = 16  # CoOp's
 BASE, NEW = "base", "new"
+SOURCE = "source"  # of dataset_shift: the dataset that trains
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Answer:
 
     target: str  # a domain, base, new, all, or the name of another dataset
     split: str  # in words: on which images, among which classes
-    group: tuple[str, str] | None  # of the run's result; None: the finished model is evaluated on the dataset `target`
+    group: tuple[str, str]  # of the run's result; of another dataset TEST_DATASETS and its name
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,19 @@ def _few_shot(choices: Choices) -> Question:
 def _dataset_shift(choices: Choices) -> Question:
     if not choices.test_sets:
         raise DatasetInvalid("dataset_shift trains on the first dataset and tests on the others; name at least two.")
-    answers = [Answer(name, f"all images of {name}, among its own classes", None) for name in choices.test_sets]
+    for name, count in Counter((SOURCE, *choices.test_sets)).items():
+        if count > 1:
+            raise DatasetInvalid(
+                f"{name!r} would name two columns of the table; give the test dataset another name.",
+                param="test_datasets",
+            )
+    answers = [
+        Answer(name, f"all images of {name}, among its own classes", (TEST_DATASETS, name))
+        for name in choices.test_sets
+    ]
     values = _drawn(choices, TEST_FRACTION)
-    own = Answer("source", "test images of the training set", ("test_images", "trained_classes"))
-    return Question("dataset_shift", "source", values, (own, *answers))
+    own = Answer(SOURCE, "test images of the training set", ("test_images", "trained_classes"))
+    return Question("dataset_shift", SOURCE, values, (own, *answers))
 
 
 def _targets(layout: DatasetLayout, choices: Choices) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from api.errors import BODY_ERROR_ANSWERS
 from api.estimates import disk_bytes, peak_memory_bytes, train_seconds
 from api.schemas import FinetuneRequest
 from api.submission import check_request
+from api.test_datasets import read_test_datasets
 
 router = APIRouter(prefix="/v1/fine_tuning/estimate", tags=["fine-tuning"])
 
@@ -51,6 +52,7 @@ def estimate_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep
     A body that no job can be made of is refused as it is there.
     """
     config, base_model = check_request(resources, owner, body)
+    read_test_datasets(resources, owner, body.test_datasets or ())
     texts = resources.models.text_encoder(base_model) if config.algorithm in PROMPT_LEARNERS else None
     size = check_fits(resources.models.tower_without_weights(base_model), config, texts)
     reasons = []

@@ -28,7 +28,9 @@ async def retrieve_job_image(
     path: Annotated[
         str, Query(min_length=1, max_length=1024, description="Of the image in the dataset, as a mistake names it.")
     ],
-    source: Annotated[Source, Query(description="`validation`: it is in the job's validation file.")] = "dataset",
+    source: Annotated[
+        Source, Query(description="As a mistake has it: dataset, validation, or test-NAME of a test dataset.")
+    ] = "dataset",
 ) -> Response:
     """A thumbnail of one image of the job's dataset; 404 where the dataset is no longer there or lies elsewhere."""
     content = await to_thread.run_sync(

@@ -293,6 +293,7 @@ def test_more_classes_than_allowed_are_refused(start_service, archive):
         ),
         ({"learning_rate_multiplier": 0}, "learning_rate_multiplier", "greater than 0"),
         ({"validation_file": "file-nothing"}, "validation_file", "file-nothing"),
+        ({"test_datasets": ["file-nothing"]}, "test_datasets.0", "file-nothing"),
         ({"training_file": ""}, "training_file", "1 character"),
     ],
 )

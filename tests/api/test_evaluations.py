@@ -83,6 +83,88 @@ def test_base_and_new_classes_share_a_job(grids, ask):
     assert created["cells"][0]["accuracy"] is None
 
 
+@pytest.fixture
+def subsets(grids, make_archive, pictures):
+    """A function: the file id of an upload with the pictures of these classes alone."""
+
+    def upload(name, *classes):
+        return grids.upload(make_archive({path: pictures[path] for path in pictures if path.startswith(classes)}), name)
+
+    return upload
+
+
+def test_dataset_shift_has_a_column_for_each_test_dataset_and_a_job_for_each_method_and_seed(grids, ask, subsets):
+    sketches, odd = subsets("my sketches.zip", "cat", "dog"), subsets("b.zip", "dog", "red_panda")
+    tests = [sketches, {"dataset": odd, "name": "odd", "class_names": {"dog": ["dog", "hound"]}}]
+    created = ask(protocol="dataset_shift", test_datasets=tests, methods=["zero_shot", "finetune"], seeds=[0, 1]).json()
+    assert (created["num_jobs"], len(created["cells"])) == (4, 12)
+    assert created["test_datasets"] == [
+        {"name": "my-sketches", "dataset": sketches, "class_names": None},
+        {"name": "odd", "dataset": odd, "class_names": {"dog": "dog|hound", "red_panda": "red_panda"}},
+    ]
+    assert {cell["target"] for cell in created["cells"]} == {"source", "my-sketches", "odd"}
+    job = grids.http.get(f"/v1/fine_tuning/jobs/{created['cells'][-1]['job_id']}").json()
+    assert (job["training_file"], job["test_datasets"]) == (grids.file_id, created["test_datasets"])
+    refused = grids.http.delete(f"/v1/files/{odd}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "file_in_use")
+
+    for number, job_id in enumerate(dict.fromkeys(cell["job_id"] for cell in created["cells"])):
+        tuned = {"my-sketches": group(0.5 + number / 10, 10), "odd": group(0.25, 10)}
+        results = {
+            name: {"test_images": {"trained_classes": group(0.75, 3)}, "test_datasets": tests}
+            for name, tests in (("zero_shot", {"my-sketches": group(0.4, 10), "odd": group(0.2, 10)}), ("tuned", tuned))
+        }
+        grids.finish(job_id, results)
+    answer = grids.http.get(f"{EVALUATIONS}/{created['id']}").json()
+    (table,) = answer["tables"]
+    assert table["columns"][:-2] == ["method", "my-sketches", "odd", "source", "average"]
+    assert table["rows"][1][:4] == ["finetune", "70.0 ± 14.1", "25.0 ± 0.0", "75.0 ± 0.0"]
+    by_target = {cell["target"]: cell for cell in answer["cells"]}
+    assert (by_target["odd"]["zero_shot"], by_target["odd"]["num_images"]) == (0.2, 10)
+    assert by_target["odd"]["split"] == "all images of odd, among its own classes"
+
+
+def test_a_test_dataset_that_cannot_be_used_is_refused_by_its_place_and_nothing_is_queued(grids, ask, subsets):
+    good, single = subsets("good.zip", "cat", "dog"), subsets("single.zip", "cat")
+    key = grids.http.post("/v1/api_keys", json={"name": "other", "scopes": ["train"], "owner": "mallory"}).json()["key"]
+    theirs = grids.http.post(
+        "/v1/files",
+        files={"file": ("theirs.zip", b"PK\5\6" + bytes(18))},
+        data={"purpose": "fine-tune"},
+        headers={"authorization": f"Bearer {key}"},
+    ).json()["id"]
+    before = grids.http.get("/v1/queue").json()["jobs"]
+    for bad, param, words in (
+        ("file-nobody", "test_datasets.1", "file-nobody"),
+        (theirs, "test_datasets.1", "No file"),
+        ("/etc", "test_datasets.1", "not below a dataset root"),
+        (single, "test_datasets.1", "one class only"),
+        ("", "test_datasets.1", "at least 1"),
+        ({"dataset": good}, "test_datasets.1", "'good'; give one another name"),
+        ({"dataset": good, "name": "source"}, "test_datasets", "'source' would name two columns"),
+        ({"dataset": good, "name": "../up"}, "test_datasets.1.name", "pattern"),
+        ({"dataset": good, "name": "a", "class_names": {"fox": "a"}}, "test_datasets.1.class_names", "'fox'"),
+        ({"dataset": good, "name": "a", "class_names": {"cat": "dog"}}, "test_datasets.1.class_names", "same name"),
+        ({"dataset": good, "names": "a"}, "test_datasets.1.names", "Extra"),
+    ):
+        answer = ask(protocol="dataset_shift", test_datasets=[good, bad])
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, param), answer.text
+        assert words in error["message"]
+    assert grids.http.get("/v1/queue").json()["jobs"] == before
+
+
+def test_a_cell_whose_test_dataset_is_gone_is_not_tried_again(grids, ask, subsets):
+    gone = subsets("gone.zip", "cat", "dog")
+    created = ask(protocol="dataset_shift", test_datasets=[gone]).json()
+    url = f"{EVALUATIONS}/{created['id']}"
+    grids.http.post(f"{url}/cancel")
+    assert grids.http.delete(f"/v1/files/{gone}").status_code == 200
+    refused = grids.http.post(f"{url}/retry")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "test_datasets.0")
+    assert "create the job anew" in refused.json()["error"]["message"]
+
+
 def test_a_grid_over_the_queues_limit_is_refused_whole(grids, ask):
     before = grids.http.get("/v1/queue").json()["jobs"]
     refused = ask(seeds=list(range(7)))
@@ -148,7 +230,10 @@ def test_pages_are_newest_first(grids, ask):
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
-        ({"protocol": "dataset_shift"}, "protocol", "domain_shift"),
+        ({"protocol": "dataset_drift"}, "protocol", "domain_shift"),
+        ({"protocol": "dataset_shift"}, "test_datasets", "name them"),
+        ({"protocol": "dataset_shift", "test_datasets": []}, "test_datasets", "name them"),
+        ({"test_datasets": ["file-nobody"]}, "test_datasets", "only dataset_shift"),
         ({"methods": ["alinclip"]}, "method", "Unknown method"),
         ({"methods": ["finetune", "finetune"]}, "methods", "name each once"),
         ({"methods": []}, "methods", "at least 1"),

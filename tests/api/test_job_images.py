@@ -65,6 +65,16 @@ def test_an_image_of_a_folder_a_table_or_a_validation_file_is_shown(
     assert code_of(ask(job, "dog/other.png")) == (404, "image_not_found")
 
 
+def test_an_image_of_a_test_dataset_is_shown(service, create_job, ask, pictures, make_archive):
+    others = {f"{name}/other.png": pictures[f"{name}/0.png"] for name in ("cat", "dog")}
+    test = {"dataset": service.upload(make_archive(others)), "name": "others"}
+    job = create_job(extra_body={"num_steps": 2, "test_datasets": [test]})
+    assert colour_of(ask(job, "dog/other.png", source="test-others")) == 1
+    assert code_of(ask(job, "dog/0.png", source="test-others")) == (404, "image_not_found")
+    unknown = ask(job, "dog/other.png", source="test-nobodys")
+    assert "source may be dataset, test-others" in unknown.json()["error"]["message"]
+
+
 def test_a_job_without_a_validation_file_has_no_image_of_one(create_job, ask):
     assert code_of(ask(create_job(), "cat/0.png", source="validation")) == (404, "image_not_found")
 

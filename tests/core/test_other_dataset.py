@@ -1,6 +1,7 @@
-"""A finished model on a dataset of other classes: dataset shift."""
+"""A model on datasets of other classes, in its own run and when it is finished: dataset shift."""
 
 import json
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from alignclip_core.finished_model import open_model
 from alignclip_core.images import decode_image
 from alignclip_core.other_dataset import evaluate_on_dataset
 from alignclip_core.prompts import embed_classes
+from alignclip_core.train import train
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,34 @@ def test_the_command_writes_the_evaluation(tuned_folder, tiny_base_model, other,
     assert code == 0
     assert json.loads((tmp_path / "found.json").read_text())["num_images"] == 8
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("algorithm", ["alignclip", "finetune", "coop", "dpl"])
+def test_a_run_measures_its_test_datasets_as_a_finished_model_is_measured(
+    make_run, draw_dataset, tiny_base_model, algorithm
+):
+    run_dir = make_run(algorithm=algorithm, num_steps=2)
+    draw_dataset(run_dir.test_dataset("outlines"), classes=("cross", "square"), num_images=4)
+    draw_dataset(run_dir.test_dataset("dots"), ("dotted", "plain"), classes=("circle", "square", "triangle"))
+    run_dir.write_test_class_names("outlines", {"cross": "plus sign"})
+    models_dir = tiny_base_model.folder.parent
+    train(run_dir, models_dir=models_dir, stop=threading.Event())
+
+    result = run_dir.read_manifest()["result"]
+    for found, model in (
+        (result["zero_shot"], open_model("tiny", models_dir)),
+        (result["tuned"], open_model(str(run_dir.model), models_dir)),
+    ):
+        names = {"outlines": {"cross": "plus sign"}, "dots": None}
+        assert found["test_datasets"].keys() == names.keys()
+        for name, given in names.items():
+            expected = evaluate_on_dataset(model, run_dir.test_dataset(name), given)
+            measured = found["test_datasets"][name]
+            assert measured["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+            assert {key: measured[key] for key in ("accuracy", "num_images", "per_class", "per_domain")} == {
+                key: expected[key] for key in ("accuracy", "num_images", "per_class", "per_domain")
+            }
+            assert {mistake["source"] for mistake in measured["mistakes"]} <= {f"test-{name}"}
+    assert result["tuned"]["test_datasets"]["outlines"]["confusion"]["labels"] == ["cross", "square"]
+    assert result["tuned"]["test_datasets"]["dots"]["num_images"] == 30
+    assert result["tuned"].keys() == {"trained_domains", "test_datasets"}

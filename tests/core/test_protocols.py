@@ -85,8 +85,8 @@ def test_dataset_shift_answers_for_each_other_dataset():
     (question,) = ask("dataset_shift", FLAT, Choices(test_sets=("sketch", "renditions")))
     assert [(answer.target, answer.group) for answer in question.answers] == [
         ("source", ("test_images", "trained_classes")),
-        ("sketch", None),
-        ("renditions", None),
+        ("sketch", ("test_datasets", "sketch")),
+        ("renditions", ("test_datasets", "renditions")),
     ]
 
 
@@ -96,6 +96,8 @@ def test_dataset_shift_answers_for_each_other_dataset():
         ("domain_shift", FLAT, Choices(), "no domain folders"),
         ("in_the_wild", LAYOUT, Choices(targets=("chalk",)), "'chalk' is no domain folder; known: ink, oil, pen"),
         ("dataset_shift", FLAT, Choices(), "name at least two"),
+        ("dataset_shift", FLAT, Choices(test_sets=("dots", "ink", "dots")), "'dots' would name two columns"),
+        ("dataset_shift", FLAT, Choices(test_sets=("source",)), "'source' would name two columns"),
     ],
 )
 def test_a_protocol_says_why_it_cannot_be_asked(protocol, layout, choices, words):

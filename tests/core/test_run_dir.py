@@ -48,6 +48,18 @@ def test_a_config_that_is_none_is_refused(run_dir, content):
         run_dir.read_config()
 
 
+def test_test_datasets_are_known_by_folder_or_list(run_dir):
+    assert run_dir.test_datasets == ()
+    run_dir.test_dataset("v2-a").mkdir(parents=True)
+    write_file(run_dir.test_dataset("v2-a").with_suffix(".json"), b"{}")
+    write_file(run_dir.test_dataset("streamed").with_suffix(".json"), b"{}")
+    run_dir.write_test_class_names("v2-a", {"n01": "goldfish"})
+    run_dir.dataset.mkdir()
+    assert run_dir.test_datasets == ("streamed", "v2-a")
+    assert run_dir.read_test_class_names("v2-a") == {"n01": "goldfish"}
+    assert run_dir.read_test_class_names("streamed") is None
+
+
 def test_records_come_back_in_order_and_can_be_followed(run_dir):
     run_dir.path.mkdir()
     assert run_dir.read_records() == ([], 0)

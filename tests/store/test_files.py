@@ -60,12 +60,13 @@ def test_files_are_listed_in_either_order_and_by_purpose(engine: Engine, new_fil
     assert [file.id for file in vision] == [ids[1]]
 
 
-@pytest.mark.parametrize("field", ["training_file", "validation_file"])
+@pytest.mark.parametrize("field", ["training_file", "validation_file", "test_datasets"])
 def test_a_file_is_kept_as_long_as_a_job_needs_it(
     engine: Engine, new_file: Callable[..., File], new_job: Callable[..., Job], field: str
 ) -> None:
-    file = new_file()
-    job = new_job(**{field: file.id})
+    file, other = new_file(), new_file()
+    tests = [{"name": name, "dataset": each.id, "class_names": None} for name, each in (("a", other), ("b", file))]
+    job = new_job(**{field: tests if field == "test_datasets" else file.id})
     with pytest.raises(FileInUse, match=job.id), transaction(engine) as session:
         delete_file(session, "ada", file.id)
     with transaction(engine) as session:

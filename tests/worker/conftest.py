@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
@@ -66,7 +67,13 @@ class Service:
     processes: list[psutil.Popen] = field(default_factory=list)
 
     def submit(
-        self, archive: bytes | str, *, validation: bytes | None = None, wakes: bool = True, **hyperparameters: object
+        self,
+        archive: bytes | str,
+        *,
+        validation: bytes | None = None,
+        test_datasets: Mapping[str, bytes | str] = MappingProxyType({}),
+        wakes: bool = True,
+        **hyperparameters: object,
     ) -> str:
         """What a POST does: files, similarity matrix and job in the store, then a wake-up. A str is a reference."""
         card = read_card(self.settings.models_location / "tiny", "tiny")
@@ -81,6 +88,14 @@ class Service:
                 request={},
                 training_file=archive if isinstance(archive, str) else self._put_archive(session, archive),
                 validation_file=self._put_archive(session, validation) if validation else None,
+                test_datasets=[
+                    {
+                        "name": name,
+                        "dataset": content if isinstance(content, str) else self._put_archive(session, content),
+                        "class_names": None,
+                    }
+                    for name, content in test_datasets.items()
+                ],
                 suffix="colours",
                 labels={},
                 similarity_id=self._put_similarity(session, similarity),

@@ -81,6 +81,21 @@ def test_every_kind_gives_the_trainer_the_same_images(make_service, tmp_path, pi
 
 
 @pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_can_be_a_test_dataset(make_service, tmp_path, pictures, archive, claim_run, kind, cache_bytes):
+    WRITERS[kind](tmp_path / "opened" / kind, pictures)
+    service = make_service(dataset_roots=[tmp_path / "opened"], dataset_cache_bytes=cache_bytes)
+    service.submit(archive, test_datasets={kind: str(tmp_path / "opened" / kind)}, wakes=False)
+    run = claim_run(service)
+    with held_folder(run.run_dir.path):
+        stage(run)
+        assert run.run_dir.test_datasets == (kind,)
+        folder = run.run_dir.test_dataset(kind)
+        assert folder.exists() == (cache_bytes is None)
+        samples = read_staged(folder).samples
+        assert sorted(read_sample(folder, sample, DEFAULT_LIMITS) for sample in samples) == sorted(pictures.values())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
 def test_a_bad_image_of_every_kind_is_left_out(make_service, tmp_path, pictures, claim_run, kind, cache_bytes):
     WRITERS[kind](tmp_path / "opened" / kind, pictures | {"red/broken.png": b"no picture"})
     service = make_service(dataset_roots=[tmp_path / "opened"], dataset_cache_bytes=cache_bytes)

@@ -78,6 +78,31 @@ def test_a_validation_set_lies_beside_the_dataset(service, archive, claim_run):
     assert "24 images are good: 12 of them train." in [event.message for event in service.events(run.claim.job_id)]
 
 
+def test_test_datasets_lie_beside_the_dataset_and_are_kept_with_the_job(service, pictures, archive, pack, claim_run):
+    subset = {path: content for path, content in pictures.items() if path.startswith(("red/", "blue/"))}
+    job_id = service.submit(archive, test_datasets={"subset": pack(subset), "whole": archive}, wakes=False)
+    run = claim_run()
+    with held_folder(run.run_dir.path):
+        stage(run)
+        assert run.run_dir.test_datasets == ("subset", "whole")
+        folder = run.run_dir.test_dataset("subset")
+        assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} == set(subset)
+    dataset = service.job(job_id).dataset
+    assert dataset["test_fingerprints"]["whole"] == dataset["fingerprint"] != dataset["test_fingerprints"]["subset"]
+    assert dataset["num_images"] == len(pictures)
+
+
+def test_a_bad_image_of_a_test_dataset_refuses_the_job_and_is_named(
+    service, workplace, archive, archive_with_bad_images
+):
+    tests = {"good": archive, "bad": archive_with_bad_images}
+    job_id = service.submit(archive, test_datasets=tests, wakes=False)
+    tasks.work(workplace)
+    error = service.job(job_id).error
+    assert (error["code"], error["param"]) == ("invalid_image", "test_datasets.1")
+    assert "3 of 15 images cannot be used: red/broken-0.png" in error["message"]
+
+
 def test_a_matrix_that_is_not_the_jobs_is_refused(service, queued_job, staged_run):
     with transaction(service.engine) as session:
         get_similarity(session, "owner", service.job(queued_job).similarity_id).sha256 = "0" * 64
