@@ -1,6 +1,7 @@
 """A model on datasets of other classes, in its own run and when it is finished: dataset shift."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -81,3 +82,18 @@ def test_a_run_measures_its_test_datasets_as_a_finished_model_is_measured(
     assert result["tuned"]["test_datasets"]["outlines"]["confusion"]["labels"] == ["cross", "square"]
     assert result["tuned"]["test_datasets"]["dots"]["num_images"] == 30
     assert result["tuned"].keys() == {"trained_domains", "test_datasets"}
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_measures_the_same(make_run, draw_dataset, tiny_base_model):
+    run_dir = make_run(num_steps=4, checkpoint_every_steps=2)
+    draw_dataset(run_dir.test_dataset("outlines"), classes=("cross", "square"), num_images=4)
+    results = []
+    for _ in range(2):
+        train(run_dir, models_dir=tiny_base_model.folder.parent, stop=threading.Event())
+        results.append({name: run_dir.read_manifest()["result"][name] for name in ("zero_shot", "tuned")})
+        shutil.rmtree(run_dir.model)
+        shutil.rmtree(run_dir.checkpoint_folder(4))
+    messages = [record.values.get("message") for record in run_dir.read_records()[0]]
+    assert "Going on from step 2 of 4." in messages
+    assert results[0]["tuned"]["test_datasets"].keys() == {"outlines"}
+    assert results[0] == results[1]
