@@ -2,6 +2,7 @@
 
 A base model is a folder: the packaged starter, or `MODELS_DIR/<id>/` with open_clip's own file names
 (`open_clip_config.json`, `open_clip_model.safetensors`) and, if wanted, a `card.json` with fields of `BaseModel`.
+One without a text tower has timm's file names instead (`config.json`, `model.safetensors`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ STARTER_FOLDER = Path(__file__).parent / "models" / "starter"
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CARD_FILE = "card.json"
+IMAGE_ONLY_CONFIG_FILE = "config.json"
+IMAGE_ONLY_WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A CLIP that can be fine-tuned: where its files are and what its card advises."""
+    """A model that can be fine-tuned: where its files are and what its card advises."""
 
     id: str  # no "/": it stands in URLs
     folder: Path | None = None  # None: known, but not on this machine
     architecture: str | None = None  # open_clip's model name (QuickGELU is part of it), for `models pull`
     pretrained: str | None = None  # open_clip's tag of the weights, for `models pull`
+    has_texts: bool = True  # False: an image tower alone, of timm; the two above are timm's then
     text_model: str = ""  # names the frozen text tower: equal names give equal text features
     templates: tuple[str, ...] = ("a photo of a {}.",)
     learning_rate: float = 5e-6  # the paper's, for ViT-B/16
@@ -69,6 +73,16 @@ PULLABLE: tuple[BaseModel, ...] = (
     _openai("vit-b-32", "ViT-B-32"),
     _openai("vit-l-14", "ViT-L-14"),
     _openai("rn50", "RN50", RESNET_PRESETS),
+    BaseModel(
+        id="resnet50-imagenet",
+        architecture="resnet50",
+        pretrained="tv_in1k",
+        has_texts=False,
+        text_model="resnet50-imagenet",
+        learning_rate=5e-5,  # DomainBed's
+        licence="BSD-3-Clause",
+        description="torchvision's first ResNet-50 of ImageNet, for baselines: it has no text tower.",
+    ),
 )
 """Models that `alignclip models pull` fetches from a hub."""
 
@@ -78,7 +92,7 @@ def list_base_models(models_dir: Path) -> list[BaseModel]:
     found = {"starter": read_card(STARTER_FOLDER, "starter")}
     found |= {model.id: model for model in PULLABLE}
     for folder in sorted(models_dir.glob("*")) if models_dir.is_dir() else []:
-        if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        if is_whole(folder):
             known = found.get(folder.name)
             found[folder.name] = replace(known, folder=folder) if known else read_card(folder, folder.name)
     return list(found.values())
@@ -105,6 +119,12 @@ def find_base_model(model_id: str, models_dir: Path, allowed: Collection[str] | 
     return models[model_id]
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a model's configuration and weights."""
+    has_both_towers = (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
+    return has_both_towers or _is_image_only(folder)
+
+
 def read_card(folder: Path, model_id: str) -> BaseModel:
     """The model of a folder; fields that its card leaves out keep their defaults."""
     card = folder / CARD_FILE
@@ -113,10 +133,21 @@ def read_card(folder: Path, model_id: str) -> BaseModel:
     values = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
     }
+    values["has_texts"] = (folder / CONFIG_FILE).is_file() or not _is_image_only(folder)
     values.setdefault("text_model", model_id)
     if _is_resnet(folder):
         values.setdefault("presets", RESNET_PRESETS)
     return BaseModel(id=model_id, folder=folder, **values)
+
+
+def _is_image_only(folder: Path) -> bool:
+    """Whether timm's files are there, whose configuration names an architecture; other libraries share their names."""
+    if not (folder / IMAGE_ONLY_WEIGHTS_FILE).is_file():
+        return False
+    try:
+        return "architecture" in json.loads((folder / IMAGE_ONLY_CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def _is_resnet(folder: Path) -> bool:

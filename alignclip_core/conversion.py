@@ -1,4 +1,4 @@
-"""A foreign checkpoint of a CLIP to a base model's folder: tensors alone are read, no code of the file is run."""
+"""A foreign checkpoint to a base model's folder: tensors alone are read, no code of the file is run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,11 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignclip_core.base_models import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_card
-from alignclip_core.encoder import build_model
+from alignclip_core.encoder import build_image_encoder, build_model
+from alignclip_core.encoder.plain_resnet import AS_TORCHVISION, LAST_LAYER, is_resnet_name, make_resnet, write_folder
 from alignclip_core.errors import ConversionRefused
 from alignclip_core.run_dir import file_sha256
 from alignclip_core.timm_names import architecture_of_timm, has_timm_names, rename_from_timm
@@ -49,14 +51,18 @@ def convert_checkpoint(
 ) -> Path:
     """Write the checkpoint as a base model's folder, aside and renamed; the folder.
 
-    `architecture` is a name of open_clip's or the path of such a configuration; `quick_gelu` None is what it says (a
+    `architecture` is a name of open_clip's or the path of such a configuration, or a ResNet of torchvision's, such as
+    resnet50, which becomes a model without a text tower; `quick_gelu` None is what it says (a
     file of SLIP's has GELU in the image tower and QuickGELU in the text tower; there it is about the text tower).
-    `normalisation`: of the images that the weights were trained on; a checkpoint does not say. Raises
+    `normalisation`: of the images that the weights were trained on; a checkpoint does not say, and torchvision's are
+    ImageNet's. Raises
     `ConversionRefused` for files that need code to be read and for tensors that don't fit, `BaseModelUnfit` for towers
     that can't be aligned.
     """
     if folder.exists():
         raise ConversionRefused(f"{folder} is there already; name another folder.", param="output")
+    if is_resnet_name(architecture):
+        return _convert_resnet(file, architecture, folder)
     config = read_architecture(architecture)
     tensors = without_prefixes(read_tensors(file))
     if has_timm_names(tensors):
@@ -68,18 +74,39 @@ def convert_checkpoint(
     _check_shapes(weights, expected, architecture)
     mean, std = _MEAN_AND_STD[normalisation]
     preprocessing = {"mean": mean, "std": std, "interpolation": PreprocessCfg().interpolation}
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    aside.mkdir(parents=True)
-    try:
+    with _written_aside(folder) as aside:
         (aside / CONFIG_FILE).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}, indent=2))
         save_file({name: value.clone().contiguous() for name, value in weights.items()}, aside / WEIGHTS_FILE)
         (aside / WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody but the owner read it
         (aside / CARD_FILE).write_text(json.dumps(_card(file, architecture, config), indent=2))
         build_model(read_card(aside, folder.name))  # what cannot be built is not kept
+    return folder
+
+
+def _convert_resnet(file: Path, architecture: str, folder: Path) -> Path:
+    config = {"architecture": architecture, "pretrained_cfg": AS_TORCHVISION}
+    tensors = without_prefixes(read_tensors(file))
+    weights = {name: value for name, value in tensors.items() if not name.startswith(LAST_LAYER)}
+    _check_shapes(weights, _shapes_of(make_resnet(config)), architecture)
+    with _written_aside(folder) as aside:
+        write_folder(aside, config, weights)
+        digest = file_sha256(file)[:16]
+        card = {"architecture": architecture, "description": f"Converted from {file.name} (sha256 {digest})."}
+        (aside / CARD_FILE).write_text(json.dumps(card, indent=2))
+        build_image_encoder(read_card(aside, folder.name))
+    return folder
+
+
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A folder that gets this name once the block is done, and is gone if it fails."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def read_architecture(architecture: str) -> dict[str, Any]:
@@ -98,7 +125,7 @@ def read_architecture(architecture: str) -> dict[str, Any]:
     if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         raise ConversionRefused(
             f"open_clip has no architecture {architecture!r}; its names are like ViT-B-32, ViT-B-16-quickgelu or "
-            "ViT-L-14 (open_clip.list_models()).",
+            "ViT-L-14 (open_clip.list_models()); nor has torchvision such a ResNet, as resnet50.",
             param="architecture",
         )
     if config["text_cfg"].get("hf_model_name"):
@@ -186,7 +213,10 @@ def _expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     kind = CustomTextCLIP if config.get("custom_text") else CLIP
     known = {name: config[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu") if name in config}
     with torch.device("meta"):
-        model = kind(**known)
+        return _shapes_of(kind(**known))
+
+
+def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 

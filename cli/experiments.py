@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
-from alignclip_core.base_models import list_base_models
+from alignclip_core.base_models import BaseModel, list_base_models
 from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import Method
@@ -36,18 +36,33 @@ class GridChanges:
     images_per_class: int | None = None
 
     def grids_of(self, experiment: Experiment) -> list[Grid]:
-        """Its grids with them. Raises `CliError` for a dataset that none of them asks."""
+        """Its grids with them. Raises `CliError` for a dataset that none of them asks, or when no method is left."""
         known = {grid.dataset for grid in experiment.grids}
         for name in self.datasets:
             if name not in known:
                 raise CliError(f"{experiment.name} does not train on {name!r}; it does on {', '.join(sorted(known))}.")
-        return [self._apply(grid) for grid in experiment.grids if not self.datasets or grid.dataset in self.datasets]
+        of_datasets = [grid for grid in experiment.grids if not self.datasets or grid.dataset in self.datasets]
+        changed = [self._apply(grid) for grid in of_datasets if self._takes(grid, experiment)]
+        if not any(grid.methods for grid in changed):
+            raise CliError(f"{changed[0].base_model} has no text tower; it takes methods with head=linear alone.")
+        return [grid for grid in changed if grid.methods]
+
+    def _takes(self, grid: Grid, experiment: Experiment) -> bool:
+        """Whether a base model that the user named is the grid's, or takes the place of the paper's main one there."""
+        own = [grid.base_model for grid in experiment.grids]
+        asked = self.base_model if self.base_model in own else own[0]
+        return self.base_model is None or grid.base_model == asked
 
     def _apply(self, grid: Grid) -> Grid:
+        base_model = self.base_model or grid.base_model
+        methods = tuple(map(Method.parse, self.methods)) or grid.methods
+        known = _base_models()
+        if base_model in known and not known[base_model].has_texts:
+            methods = tuple(method for method in methods if method.values.get("head") == "linear")
         return replace(
             grid,
-            base_model=self.base_model or grid.base_model,
-            methods=tuple(map(Method.parse, self.methods)) or grid.methods,
+            base_model=base_model,
+            methods=methods,
             values={**grid.values, **self.values},
             choices=replace(grid.choices, targets=self.targets or grid.choices.targets),
         )
@@ -77,7 +92,7 @@ def _needs(grid: Grid, root: Path) -> Iterator[str]:
     for name in (grid.dataset, *grid.choices.test_sets):
         if find_dataset(root, name) is None:
             yield f"{root / name} (a folder, or {name}.zip)"
-    known = {model.id: model for model in list_base_models(load_settings().models_location.absolute())}
+    known = _base_models()
     if grid.base_model not in known:
         yield f"the base model {grid.base_model} (alignclip convert)"
     elif not known[grid.base_model].is_local:
@@ -89,11 +104,16 @@ def _cell_command(experiment: Experiment, root: Path, changes: GridChanges, cell
     words = ["alignclip", "evaluate", cell.dataset, "--paper", experiment.name, "--data", str(root)]
     words += ["--method", cell.method.text, "--seed", str(cell.seed)]
     words += ["--target", cell.answer.target] if cell.question.protocol in WITH_TARGETS else []
-    words += ["--model", changes.base_model] if changes.base_model else []
+    has_many_bases = len({grid.base_model for grid in experiment.grids}) > 1
+    words += ["--model", cell.base_model] if changes.base_model or has_many_bases else []
     words += ["--images-per-class", str(changes.images_per_class)] if changes.images_per_class else []
     for name, value in changes.values.items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(words)
+
+
+def _base_models() -> dict[str, BaseModel]:
+    return {model.id: model for model in list_base_models(load_settings().models_location.absolute())}
 
 
 def _find(root: Path, name: str) -> Path:

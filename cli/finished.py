@@ -71,7 +71,9 @@ def interpolate(
 
 def convert(
     file: Annotated[Path, typer.Argument(help="A checkpoint: .pt, .pth, .bin, .safetensors.")],
-    architecture: Annotated[str, typer.Option(help="open_clip's name, such as ViT-B-32, or a JSON file of its own.")],
+    architecture: Annotated[
+        str, typer.Option(help="open_clip's name (ViT-B-32), a JSON file of its own, or resnet50.")
+    ],
     output: Annotated[Path | None, typer.Option(help="The new folder. Without: the models folder.")] = None,
     quick_gelu: Annotated[
         bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="Without: what the architecture says.")
@@ -80,7 +82,10 @@ def convert(
         Literal["openai", "imagenet"], typer.Option(help="Of the images that it was trained on.")
     ] = "openai",
 ) -> None:
-    """Make a base model of a foreign CLIP checkpoint. Only tensors are read; no code of the file is run."""
+    """Make a base model of a foreign CLIP's checkpoint, or of a ResNet's of torchvision, which is there for baselines.
+
+    Only tensors are read; no code of the file is run.
+    """
     folder = output or load_settings().models_location / file.stem.lower()
     if folder.exists():
         raise CliError(f"{folder} is there already; name another folder with --output.")

@@ -23,6 +23,7 @@ from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.fingerprint import split_sha256
 from alignclip_core.dataset.splits import TEST_DATASETS, split_dataset
+from alignclip_core.image_only import similarity_without_texts
 from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import what_is_trained
@@ -45,6 +46,7 @@ class GridRun:
 
     run_dir: RunDir
     cells: list[Cell]
+    base_model: BaseModel
     config: FinetuneConfig
     data: GridData
     test_sets: Mapping[str, GridData]
@@ -160,7 +162,7 @@ class GridRunner:
             accuracy, num_images = accuracy_of(self._measure(run, run.test_sets[cell.answer.target]))
             return {"accuracy": accuracy, "n": num_images, "zero_shot": None, "beside": {}}
         accuracy, num_images = accuracy_of(result["tuned"][domains][classes])
-        zero_shot, _ = accuracy_of(result["zero_shot"][domains][classes])
+        zero_shot = accuracy_of(result["zero_shot"][domains][classes])[0] if run.base_model.has_texts else None
         beside = figures_beside(cell.answer.group, result["tuned"])
         return {"accuracy": accuracy, "n": num_images, "zero_shot": zero_shot, "beside": beside}
 
@@ -199,7 +201,7 @@ def plan_runs(
             split_dataset(data.layout, config)  # raises for what could not be trained
             run_dir = RunDir((output / "runs" / cell.run_name).absolute())
             _check_same_config(run_dir, config)
-            runs[cell.run_name] = GridRun(run_dir, [], config, data, test_sets, command_of)
+            runs[cell.run_name] = GridRun(run_dir, [], base_model, config, data, test_sets, command_of)
         runs[cell.run_name].cells.append(cell)
     return list(runs.values())
 
@@ -215,7 +217,9 @@ def prepare(run: GridRun, similarity: Path) -> None:
     run_dir = run.run_dir
     run_dir.write_config(run.config)
     run.data.link(run_dir.inputs)
-    if similarity.is_file() and not run_dir.similarity_file.is_file():
+    if not run.base_model.has_texts:
+        similarity_without_texts(run.base_model, run.config).save(run_dir.similarity_file)
+    elif similarity.is_file() and not run_dir.similarity_file.is_file():
         shutil.copyfile(similarity, run_dir.similarity_file)
 
 

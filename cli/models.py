@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, find_base_model, list_base_models
+from alignclip_core.base_models import find_base_model, list_base_models
 from cli.client import connect
 from cli.console import out
 from cli.environment import load_settings
@@ -68,7 +68,7 @@ def pull(model_id: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a 
     fetched = subprocess.run([sys.executable, "-u", "-P", "-c", PULL_CODE, model_id, str(models_dir)], check=False)
     if fetched.returncode != 0:
         raise CliError(
-            f"{model_id} was not fetched. A model hub has to be reachable (HF_ENDPOINT names a mirror); or put a folder"
-            f" with {CONFIG_FILE} and {WEIGHTS_FILE} at {models_dir / model_id}."
+            f"{model_id} was not fetched. A model hub has to be reachable (HF_ENDPOINT names a mirror); or put the"
+            f" folder, or what `alignclip convert` makes of a checkpoint, at {models_dir / model_id}."
         )
     out.print(f"{model_id} is ready: {models_dir / model_id}", markup=False)

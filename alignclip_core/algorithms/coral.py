@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from alignclip_core.method.precision import full_precision
 class Coral(Algorithm):
     """Cross entropy with the config's head, and a penalty between every two domains of the batch.
 
-    Unit features have entries of about 1/√dim; the penalty takes them at √dim times that, the size of a network's own
-    features, for which its weight of 1 is meant.
+    The penalty's weight of 1 is meant for features of the size that a network's own have.
     """
 
     needs_whole_batch = True
@@ -31,7 +29,7 @@ class Coral(Algorithm):
         assert domains is not None
         features = self.encoder(images)
         places = places_by_domain(domains)
-        distance = domain_distance(*(features[of_domain] * math.sqrt(features.shape[1]) for of_domain in places))
+        distance = domain_distance(*(self.encoder.at_own_size(features[of_domain]) for of_domain in places))
         return cross_entropy_output(self.logits(features), labels, self.config.domain_alignment_weight * distance)
 
 

@@ -3,6 +3,7 @@
 image_tower.py   ImageEncoder: the image tower with the D-V branch beside it
 resnet.py        ResNetEncoder: the same of CLIP's ResNets, whose one attention layer is their pool
 blocks.py        one transformer block with its query, key and value in sight, and its share of the D-V branch
+plain_resnet.py  PlainResNetEncoder: a ResNet of ImageNet, which has no text tower beside it
 trained.py       TrainedTower: which of its weights are trained, and the plain weights that come of it
 fit.py           whether a config fits a tower, and how many numbers it trains
 text_tower.py    TextEncoder: strings to text features, frozen

@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from alignclip_core.base_models import CONFIG_FILE, STARTER_FOLDER, WEIGHTS_FILE, BaseModel
-from alignclip_core.encoder import starter
+from alignclip_core.encoder import plain_resnet, starter
 from alignclip_core.encoder.image_tower import ImageEncoder
 from alignclip_core.encoder.resnet import ResNetEncoder
 from alignclip_core.encoder.text_tower import TextEncoder, Tokenizer, hugging_face_tokenizer
@@ -44,11 +44,13 @@ def build_image_encoder(card: BaseModel, device: str | torch.device = "cpu") -> 
     """The image tower alone.
 
     Raises `BaseModelNotLocal` without files, `BaseModelUnfit` when they are damaged or the tower is neither a plain ViT
-    nor one of CLIP's ResNets.
+    nor a ResNet.
     """
     folder = _folder(card)
     if folder == STARTER_FOLDER:
         return starter.build_image_encoder(folder).to(device)
+    if not card.has_texts:
+        return plain_resnet.build_image_encoder(folder, card.id).to(device)
     config, preprocess = _read_config(folder)
     path = folder / WEIGHTS_FILE
     # Built without memory and without random numbers: every tensor comes from the file.
@@ -64,8 +66,13 @@ def build_image_encoder(card: BaseModel, device: str | torch.device = "cpu") -> 
 
 
 def build_text_encoder(card: BaseModel, device: str | torch.device = "cpu") -> TextEncoder:
-    """The frozen text tower with its tokenizer, alone. Raises as `build_image_encoder` does."""
+    """The frozen text tower with its tokenizer, alone. Raises as `build_image_encoder` does.
+
+    That of a model without one refuses every text.
+    """
     folder = _folder(card)
+    if not card.has_texts:
+        return plain_resnet.build_text_encoder(card.id, card.text_model).to(device)
     with torch.random.fork_rng(devices=[]):  # the random weights that the file's replace leave no trace
         if folder == STARTER_FOLDER:
             return starter.build_text_encoder(card.text_model).to(device)

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from alignclip_core.config import PROMPT_LEARNERS, FinetuneConfig
 from alignclip_core.encoder.image_tower import ImageEncoder
+from alignclip_core.encoder.plain_resnet import PlainResNetEncoder
 from alignclip_core.encoder.resnet import ResNetEncoder
 from alignclip_core.encoder.text_tower import PLACE, TextEncoder
 from alignclip_core.encoder.trained import TrainedTower
 
 # What a block keeps for its backward pass (Korthikanti et al. 2022, for the plain attention of transformers).
 FLOATS_PER_TOKEN_AND_CHANNEL = 17
+FLOATS_PER_STEM_OF_RESNET = 26.5  # for each number that its first layer gives; counted of ResNet-50
 FLOATS_PER_ATTENTION = 2.5  # scores, their softmax, and a mask
 MAX_CONTEXT_TOKENS = 16  # before a name in a learned prompt: DPL's, the longest
 
@@ -37,11 +39,10 @@ def check_fits(encoder: ImageEncoder, config: FinetuneConfig, text_encoder: Text
     """The size of the training. The encoder may be on the device "meta", and stays as it is.
 
     `text_encoder`: through which prompts are learned; without one its part is not counted.
-    Raises `ConfigInvalid` for blocks, branches, pooling and parameters that it does not have.
+    Raises `ConfigInvalid` for blocks, branches, pooling and parameters that it does not have, `BaseModelUnfit` for what
+    reads texts where it has none.
     """
-    tower = copy.deepcopy(encoder).to("meta")
-    tower.check(config)
-    trained = TrainedTower(tower, config)
+    trained = TrainedTower(copy.deepcopy(encoder).to("meta"), config)
     plain = trained.weights()
     num_parameters = _numel({**trained.untouched(), **plain})
     texts = text_encoder if config.algorithm in PROMPT_LEARNERS else None
@@ -76,8 +77,12 @@ def _num_activations(encoder: ImageEncoder, config: FinetuneConfig) -> float:
 def _blocks_of(encoder: ImageEncoder) -> tuple[int, float, float]:
     """Number of blocks, numbers that one keeps for an image, and numbers between two of them."""
     visual = encoder.visual
+    half_size = encoder.preprocess.image_size // 2
+    if isinstance(encoder, PlainResNetEncoder):
+        positions = float(half_size**2 * visual.conv1.out_channels)
+        return 1, FLOATS_PER_STEM_OF_RESNET * positions, positions
     if isinstance(encoder, ResNetEncoder):  # its first stages, at half the size, outweigh the rest: they are the block
-        positions = float((encoder.preprocess.image_size // 2) ** 2 * visual.conv3.out_channels)
+        positions = float(half_size**2 * visual.conv3.out_channels)
         return 1, FLOATS_PER_TOKEN_AND_CHANNEL * positions, positions
     num_tokens, width = visual.positional_embedding.shape
     num_heads = visual.transformer.resblocks[0].attn.num_heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -108,6 +109,10 @@ class ImageEncoder(nn.Module):
             tokens = self._run_block(block, tokens)[0].tokens
         tokens = self._run_block(last, tokens, class_token_only=self._pools_class_token)[0].tokens
         return self._image_features(self._project(tokens))
+
+    def at_own_size(self, features: Float[Tensor, "images dim"]) -> Float[Tensor, "images dim"]:
+        """Features with entries of about 1, as those are that a network ends with; at unit length they are 1/√dim."""
+        return features * math.sqrt(features.shape[1])
 
     def forward_aligned(self, images: Float[Tensor, "batch 3 height width"], config: FinetuneConfig) -> AlignedFeatures:
         """Everything that the config's losses read. Raises `ConfigInvalid` for blocks that the tower doesn't have."""

@@ -1,4 +1,4 @@
-"""A model of a hub, fetched by open_clip, as a base model's folder."""
+"""A model of a hub, fetched by open_clip or timm, as a base model's folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
+import timm
 from safetensors.torch import save_file
 from torch import nn
 
-from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, BaseModel
+from alignclip_core.base_models import CONFIG_FILE, WEIGHTS_FILE, BaseModel, is_whole
+from alignclip_core.encoder import plain_resnet
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit, BaseModelUnknown
 
 
@@ -20,12 +22,13 @@ def pull_model(model: BaseModel, models_dir: Path, on_progress: Callable[[str], 
     """Fetch a model by its card's `architecture` and `pretrained` and write it to `models_dir/<id>`; that folder.
 
     Written aside and renamed, so a folder of that name is complete; one that exists is returned as it is. `pretrained`
-    is a tag of open_clip's or the path of a checkpoint. Raises `BaseModelUnknown` when the card names no source,
-    `BaseModelNotLocal` when it cannot be fetched, `BaseModelUnfit` when an incomplete folder is in the way.
+    is a tag of open_clip's or the path of a checkpoint; of a model without a text tower a tag of timm's. Raises
+    `BaseModelUnknown` when the card names no source, `BaseModelNotLocal` when it cannot be fetched, `BaseModelUnfit`
+    when an incomplete folder is in the way.
     """
     report = on_progress or (lambda message: None)
     folder = models_dir / model.id
-    if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+    if is_whole(folder):
         report(f"{model.id} is already here: {folder}")
         return folder
     if folder.exists():
@@ -35,7 +38,7 @@ def pull_model(model: BaseModel, models_dir: Path, on_progress: Callable[[str], 
 
     report(f"Fetching {model.architecture}, {model.pretrained}")
     try:
-        clip, _, _ = open_clip.create_model_and_transforms(model.architecture, pretrained=model.pretrained)
+        write = _fetch(model.architecture, model.pretrained, has_texts=model.has_texts)
     except (OSError, RuntimeError, ValueError) as error:
         raise BaseModelNotLocal(f"{model.id} could not be fetched: {error}", param="model") from error
 
@@ -43,11 +46,21 @@ def pull_model(model: BaseModel, models_dir: Path, on_progress: Callable[[str], 
     aside = models_dir / f".{model.id}.{os.getpid()}.part"
     aside.mkdir(parents=True)
     try:
-        write_folder(clip, model.architecture, aside)
+        write(aside)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _fetch(architecture: str, pretrained: str, *, has_texts: bool) -> Callable[[Path], None]:
+    """The model in memory, as what writes it to a folder."""
+    if has_texts:
+        clip, _, _ = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
+        return lambda folder: write_folder(clip, architecture, folder)
+    resnet = timm.create_model(f"{architecture}.{pretrained}", pretrained=True)
+    config = {"architecture": architecture, "pretrained_cfg": resnet.pretrained_cfg}
+    return lambda folder: plain_resnet.write_folder(folder, config, resnet.state_dict())
 
 
 def write_folder(clip: nn.Module, architecture: str, folder: Path) -> None:

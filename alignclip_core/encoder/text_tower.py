@@ -116,9 +116,10 @@ def hugging_face_tokenizer(folder: Path, context_length: int) -> Tokenizer:
 
 def _token_embedding(tower: nn.Module) -> nn.Embedding:
     """Of open_clip's own text towers, or of a transformers model in one."""
-    own = getattr(tower, "token_embedding", None)
-    transformer: Any = tower.transformer
-    embedding = own if own is not None else transformer.get_input_embeddings()
+    embedding: Any = getattr(tower, "token_embedding", None)
+    if embedding is None:
+        transformer: Any = tower.transformer
+        embedding = transformer.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
     return embedding
 

@@ -29,7 +29,8 @@ class TrainedTower:
     """
 
     def __init__(self, encoder: ImageEncoder, config: FinetuneConfig) -> None:
-        """Prepare the tower for training. Raises `ConfigInvalid` when nothing is left to train."""
+        """Prepare the tower for training. Raises what `check` does, `ConfigInvalid` when nothing is left to train."""
+        encoder.check(config)
         self.encoder = encoder
         self.plain = encoder
         """Takes the plain weights: a tower for `functional_call`, with all of its `weights()` and `untouched()`."""

@@ -9,6 +9,7 @@ from typing import Any
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import ALGORITHMS, FinetuneConfig, make_config
 from alignclip_core.dataset.layout import DatasetLayout
+from alignclip_core.image_only import check_config, without_texts
 from alignclip_core.protocols.cells import Cell, Choices, Protocol, ask, make_cells
 from alignclip_core.protocols.methods import Method
 
@@ -36,15 +37,23 @@ class Grid:
         return make_cells(self.base_model, self.dataset, questions, self.methods, self.seeds)
 
     def config_of(self, cell: Cell, base_model: BaseModel, class_names: Mapping[str, str]) -> FinetuneConfig:
-        """The recipe < the algorithm's own of it < the method's < what the protocol asks. Raises `ConfigInvalid`."""
+        """The recipe < the algorithm's own of it < the method's < what the protocol asks.
+
+        Raises `ConfigInvalid`, and `BaseModelUnfit` where texts are needed that the base model does not know.
+        """
         method = cell.method
-        return make_config(
+        config = make_config(
             base_model,
             class_names=class_names,
             algorithm=method.algorithm,
             preset=method.preset,
             given={**self.given_to(method), **cell.question.values, "seed": cell.seed},
         )
+        if not base_model.has_texts:
+            check_config(base_model.id, config)
+            if cell.question.protocol == "dataset_shift":
+                raise without_texts(base_model.id, "the classes of other datasets would stay unknown to it")
+        return config
 
     def given_to(self, method: Method) -> dict[str, Any]:
         """The recipe's fields and the method's own; no length for a method that trains nothing."""

@@ -24,7 +24,7 @@ class Row:
     seed: int
     n: int  # images of the answer
     accuracy: float
-    zero_shot: float | None  # accuracy of the base model on the same images; None: of another dataset
+    zero_shot: float | None  # of the base model on the same images; None: of another dataset, or without texts
     beside: Mapping[str, float]  # other accuracies of the same run: DomainBed's shares, base and new classes
     split: str  # in words
     split_sha256: str  # of which images train, validate and test

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 from alignclip_core.protocols.cells import BASE, NEW
@@ -66,30 +66,33 @@ def harmonic_mean(base: float, new: float) -> float:
 def make_tables(rows: Iterable[Row], paper: PaperFigures | None = None) -> list[Table]:
     """One table for each dataset and protocol, one for each kind of figure beside the answers, one over datasets.
 
+    Where there are several base models, each method says from which it is tuned.
     The paper's own figures are lines of their own: {dataset, or "all" for that over datasets: {row: {column: per
     cent}}}.
     """
     paper = paper or {}
-    grids: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    rows = list(rows)
+    if len({row.base_model for row in rows}) > 1:
+        rows = [replace(row, method=f"{row.method} from {row.base_model}") for row in rows]
+    grids: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        grids[row.base_model, row.dataset, row.protocol].append(row)
-    has_many_bases = len({base_model for base_model, _, _ in grids}) > 1
+        grids[row.dataset, row.protocol].append(row)
     tables: list[Table] = []
-    for (base_model, dataset, protocol), grid in sorted(grids.items()):
-        title = f"{protocol.replace('_', ' ')} on {dataset}" + (f" from {base_model}" if has_many_bases else "")
+    for (dataset, protocol), grid in sorted(grids.items()):
+        title = f"{protocol.replace('_', ' ')} on {dataset}"
         tables.append(_table(title, _accuracies(grid), paper.get(dataset, {}), grid))
         for name in dict.fromkeys(name for row in grid for name in row.beside):
             beside = {key: value for key, value in _accuracies(grid, name).items() if value}
             tables.append(_table(f"{title}: {BESIDE_WORDS[name]}", beside, {}, grid))
-    return [*tables, *([] if has_many_bases else _over_datasets(grids, paper.get(OVER_DATASETS, {})))]
+    return [*tables, *_over_datasets(grids, paper.get(OVER_DATASETS, {}))]
 
 
 def _over_datasets(
-    grids: Mapping[tuple[str, str, str], Sequence[Row]], printed: Mapping[str, Mapping[str, float]]
+    grids: Mapping[tuple[str, str], Sequence[Row]], printed: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Table]:
     """A column for each dataset, the mean over its targets; of unseen classes base and new, the means over datasets."""
-    for protocol in dict.fromkeys(protocol for _, _, protocol in grids):
-        of_protocol = {dataset: rows for (_, dataset, other), rows in grids.items() if other == protocol}
+    for protocol in dict.fromkeys(protocol for _, protocol in grids):
+        of_protocol = {dataset: rows for (dataset, other), rows in grids.items() if other == protocol}
         if len(of_protocol) < 2:
             continue
         rows = [row for grid in of_protocol.values() for row in grid]

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+
+from alignclip_core.encoder.plain_resnet import AS_TORCHVISION, write_folder
 
 ALIGNCLIP = str(Path(sys.executable).with_name("alignclip"))
 BUDGET = ["--set", "global_batch_size=4", "--set", "evaluate_every_steps=50", "--set", "validation_fraction=0.34"]
@@ -108,6 +111,34 @@ def test_a_table_of_the_paper_is_made_of_what_is_there_beside_its_own_figures(st
     assert lines[0] == "method,base,new,H of averages,mean of H,seeds,trained"
     assert [line.split(",")[0] for line in lines[1:]] == ["zero_shot", "CLIP zero-shot (paper)"]
     assert "CLIP zero-shot (paper)" in shown
+
+
+def test_erm_and_coral_of_a_resnet_without_texts_are_rows_as_any_other(start_evaluate, pictures, tmp_path):
+    model = tmp_path / "home/models/resnet50-imagenet"
+    model.mkdir(parents=True)
+    width = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}
+    config = {"architecture": "resnet50", "model_args": width, "pretrained_cfg": AS_TORCHVISION}
+    write_folder(model, config, timm.create_model("resnet50", num_classes=0, **width).state_dict())
+    asked = [pictures, "--protocol", "domain_shift", "--target", "light", "--seed", "1", "--images-per-class", "4"]
+    asked += [*BUDGET, "--set", "num_steps=2", "--output", "grid", "--model", "resnet50-imagenet"]
+    methods = [f"{algorithm}:head=linear,linear_start=random" for algorithm in ("finetune", "coral")]
+    code, _, words = finished(start_evaluate(*asked, "--method", methods[0], "--method", methods[1]))
+    assert code == 0, words
+    rows = rows_of(tmp_path / "grid")
+    assert [row["method"] for row in rows] == methods
+    assert {(row["base_model"], row["trained"], row["n"], row["zero_shot"]) for row in rows} == {
+        ("resnet50-imagenet", "image tower and a linear head", 16, None)
+    }
+    assert "coral:head=linear" in (tmp_path / "grid/tables.md").read_text()
+
+    code, _, words = finished(start_evaluate(*asked, "--method", "clipood"))
+    assert code == 1
+    assert "'resnet50-imagenet' has no text tower, so clipood with head text has nothing to classify by" in words
+    asked = [pictures / "ink", pictures / "light", "--protocol", "dataset_shift", "--model", "resnet50-imagenet"]
+    code, _, words = finished(start_evaluate(*asked, "--method", methods[0]))
+    assert code == 1
+    assert "the classes of other datasets would stay unknown to it" in words
+    assert len(rows_of(tmp_path / "grid")) == 2
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,35 @@ def test_the_command_of_a_cell_plans_that_cell_alone(tmp_path, monkeypatch):
     assert [cell[1:6] for cell in cells] == [["vlcs", "domain_shift", "SUN09", "clipood", "2"]]
 
 
+def plan_of(tmp_path, *words):
+    done = CliRunner().invoke(app, ["evaluate", *words, "--data", str(tmp_path), "--seed", "0", "--plan"])
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.output.splitlines()]
+    return [tuple(line[:5]) for line in lines if "domain_shift" in line or "in_the_wild" in line]
+
+
+def test_the_paper_s_baselines_without_texts_take_methods_with_a_linear_head_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "250")
+    table1 = ["vlcs", "--paper", "table1", "--target", "SUN09"]
+    cells = plan_of(tmp_path, *table1)
+    heads = {method.split(":")[0] for model, *_, method in cells if model == "resnet50-imagenet"}
+    assert heads == {"finetune", "coral"}
+    assert {model for model, *_ in cells} == {"vit-b-16-openai", "resnet50-imagenet"}
+
+    chosen = plan_of(tmp_path, *table1, "--method", "clipood", "--method", "coral:head=linear")
+    assert [(model, method) for model, *_, method in chosen] == [
+        ("vit-b-16-openai", "clipood"),
+        ("vit-b-16-openai", "coral:head=linear"),
+        ("resnet50-imagenet", "coral:head=linear"),
+    ]
+    assert {model for model, *_ in plan_of(tmp_path, *table1, "--model", "starter")} == {"starter"}
+    alone = plan_of(tmp_path, *table1, "--model", "resnet50-imagenet")
+    assert alone == [cell for cell in cells if cell[0] == "resnet50-imagenet"]
+    several = plan_of(tmp_path, "--paper", "fig5", "--model", "declip-vit-b-32", "--target", "Art")
+    assert [model for model, *_ in several] == ["declip-vit-b-32"] * 3
+
+
 def test_without_its_datasets_an_experiment_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path))
     (tmp_path / "pacs.zip").touch()
@@ -54,6 +83,10 @@ def test_without_its_datasets_an_experiment_says_what_it_needs(tmp_path, monkeyp
         ),
         (["--paper", "table10", "--data", ".", "--target", "chalk", "--plan"], "'chalk' is no domain folder"),
         (["--paper", "table11", "--data", "."], "Unknown experiment 'table11'"),
+        (
+            ["--paper", "table1", "--data", ".", "--model", "resnet50-imagenet", "--method", "clipood"],
+            "resnet50-imagenet has no text tower; it takes methods with head=linear alone",
+        ),
         ([], "at least one dataset"),
     ],
 )

@@ -1,18 +1,24 @@
-"""What `models pull` writes: a folder from which the same model comes back. The hub is a local checkpoint."""
+"""What `models pull` writes: a folder from which the same model comes back. The hub is a file or a server here."""
 
+import http.server
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+import torchvision
+from huggingface_hub import constants
+from safetensors.torch import save_file
 from torch.testing import assert_close
 from transformers import BertConfig, BertTokenizerFast
 
 from alignclip_core.base_models import BaseModel, find_base_model
-from alignclip_core.encoder import build_model, pull_model
+from alignclip_core.encoder import build_image_encoder, build_model, pull_model
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnfit, BaseModelUnknown
+from tests.servers import HttpServer
 
 TEXTS = ["a photo of a dog", "a dog"]
 
@@ -76,6 +82,53 @@ def test_hugging_face_text_tower_comes_back_without_its_hub(tiny_model_config, t
     for path in source.iterdir():
         path.unlink()
     assert_same_logits(find_base_model("pulled", tmp_path / "models"), reference, tokens)
+
+
+class HubFiles(http.server.SimpleHTTPRequestHandler):
+    """A folder's files with what the hub's unmodified client wants to know of each."""
+
+    def end_headers(self):
+        self.send_header("ETag", '"the-one-version"')
+        self.send_header("X-Repo-Commit", "a" * 40)
+        super().end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The folder of a hub: OWNER/NAME/resolve/main/FILE."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    server = HttpServer(partial(HubFiles, directory=str(folder)))
+    # what HF_ENDPOINT and HF_HUB_CACHE set when the library is imported
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield folder
+    server.stop()
+
+
+@torch.no_grad()
+def test_a_resnet_comes_from_timms_place_on_the_hub(hub, tmp_path):
+    card = BaseModel(id="pulled", architecture="resnet18", pretrained="tv_in1k", has_texts=False)
+    with pytest.raises(BaseModelNotLocal, match="pulled could not be fetched"):
+        pull_model(card, tmp_path / "models")
+    torch.manual_seed(13)
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    place = hub / "timm/resnet18.tv_in1k/resolve/main"
+    place.mkdir(parents=True)
+    save_file(theirs.state_dict(), place / "model.safetensors")
+    pull_model(card, tmp_path / "models")
+    encoder = build_image_encoder(find_base_model("pulled", tmp_path / "models"))
+    theirs.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(12))
+    assert_close(encoder(images), theirs(images), atol=1e-5, rtol=1e-5)
+    assert encoder.preprocess.std == (0.229, 0.224, 0.225)
+    assert encoder.preprocess.image_size == 224
 
 
 def test_failed_fetch_leaves_nothing_behind(tmp_path):

@@ -2,11 +2,12 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from alignclip_core.base_models import BaseModel
+from alignclip_core.base_models import PULLABLE, BaseModel
 from alignclip_core.errors import ConfigInvalid
 from alignclip_core.protocols.paper import (
     expected_layout,
@@ -32,7 +33,7 @@ def test_every_table_and_figure_is_there():
 def test_every_cell_of_an_experiment_makes_a_whole_config(name):
     for grid in find_experiment(name, seeds=(0,)).grids:
         layout = expected_layout(grid.dataset)
-        base_model = BaseModel(id=grid.base_model)
+        base_model = next((model for model in PULLABLE if model.id == grid.base_model), BaseModel(id=grid.base_model))
         cells = grid.cells(layout)
         assert len({cell.key for cell in cells}) == len(cells)
         first = {cell.method.text: cell for cell in cells}
@@ -51,7 +52,8 @@ def test_recipes_are_the_papers_settings():
     assert find_recipe("office_home_wild")[1]["clipood"] == {"margin": 0.1}
     assert find_recipe("open_dtd")[0]["templates"] == ("{} texture.",)
     assert {grid.recipe["bma_beta"] for grid in find_experiment("table3").grids} == {0.1}
-    assert len(recipe_names()) == 20
+    assert find_recipe("resnet50")[0]["global_batch_size"] == 3 * 32
+    assert len(recipe_names()) == 22
     with pytest.raises(ConfigInvalid, match="Unknown recipe"):
         find_recipe("open_sesame")
 
@@ -66,6 +68,21 @@ def test_the_papers_figures_stand_beside_ours_in_the_table_over_datasets():
     assert table.title == "domain shift on 2 datasets"
     assert table.lines[0][:4] == ("alignclip", "80.0", "60.0", "70.0")
     assert ("AlignCLIP (paper)", "97.3", "85.1", "78.5") in [line[:4] for line in table.lines]
+
+
+def test_methods_of_several_base_models_stand_in_one_table_and_say_from_which():
+    rows = [row_of("pacs", "photo", 0.9), row_of("vlcs", "SUN09", 0.6)]
+    rows += [replace(row, base_model="resnet50-imagenet", accuracy=row.accuracy - 0.1) for row in rows]
+    tables = make_tables(rows, find_experiment("table1").figures)
+    assert [table.title for table in tables] == [
+        "domain shift on pacs",
+        "domain shift on vlcs",
+        "domain shift on 2 datasets",
+    ]
+    lines = {line[0]: line[1:4] for line in tables[-1].lines}
+    assert lines["alignclip from starter"] == ("90.0", "60.0", "75.0")
+    assert lines["alignclip from resnet50-imagenet"] == ("80.0", "50.0", "65.0")
+    assert lines["ERM of ResNet-50, as DomainBed published (paper)"] == ("85.5", "77.5", "63.3")
 
 
 def row_of(dataset, target, accuracy):
