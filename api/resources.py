@@ -22,12 +22,14 @@ from alignclip_store.settings import Settings, bootstrap_api_key, key_pepper
 from api.authentication import Authenticator
 from api.batching import Batcher
 from api.measurements import Measurements
-from api.model_cache import KeyedLocks, ModelCache
+from api.model_cache import BoundedCache, KeyedLocks, ModelCache
 from api.rate_limits import RateLimits
 from api.scratch import scratch_folder
 from api.turns import Turns
 
 log = structlog.get_logger(__name__)
+
+MAX_THUMBNAIL_BYTES = 32 << 20  # some thousands
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Resources:
     classify_turns: Turns
     explain_turns: Turns  # one at a time: a forward pass of its own uses all cores already
     decode_limiter: CapacityLimiter
-    picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for each
+    picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for those of a job
+    thumbnails: BoundedCache[tuple[str, str, str], bytes]  # of them: job, source and path -> JPEG
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
     reporting: Lock  # of the one dataset that is looked at
     scratch: Path  # folder of this process's temporary files
@@ -86,6 +89,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
                 decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
                 making_limiter=CapacityLimiter(1),
                 picture_limiter=CapacityLimiter(1),
+                thumbnails=BoundedCache(MAX_THUMBNAIL_BYTES, len),
                 reporting=Lock(),
                 scratch=scratch,
             )

@@ -141,6 +141,22 @@ def test_a_dataset_at_an_open_address_is_not_fetched_to_be_shown(start_service, 
     assert "lies elsewhere" in answer.json()["error"]["message"]
 
 
+def test_the_mistakes_of_a_job_come_with_its_first_image(service, create_job, ask, dataset_root, pictures):
+    """A listing may take seconds: the dataset is listed once for all of them."""
+    folder = dataset_root / "listed"
+    for name, content in (pictures | {"dog/broken.png": b"no picture"}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    job = create_job(training_file=str(folder))
+    service.write(_let_be_wrong_about, job.id, ["cat/0.png", "dog/1.png", "dog/broken.png", "gone.png"])
+    assert colour_of(ask(job, "cat/0.png")) == 0
+    for name in ("dog/1.png", "dog/2.png"):
+        (folder / name).unlink()
+    assert colour_of(ask(job, "dog/1.png")) == 1
+    assert code_of(ask(job, "dog/2.png")) == (404, "image_not_found")
+    assert code_of(ask(job, "dog/broken.png")) == (400, "invalid_image")
+
+
 def test_a_picture_that_is_too_large_or_broken_is_refused(service, create_job, ask, pictures, make_archive):
     broken = pictures | {"cat/broken.png": b"no picture", "cat/heavy.png": bytes(service.settings.max_image_bytes + 1)}
     job = create_job(training_file=service.upload(make_archive(broken)))
@@ -158,3 +174,8 @@ def test_another_owner_gets_nothing(service, create_job):
 
 def _refer_to(session, job_id, reference):
     session.get(Job, job_id).training_file = reference
+
+
+def _let_be_wrong_about(session, job_id, paths):
+    mistakes = [{"path": path, "source": "dataset"} for path in paths]
+    session.get(Job, job_id).result = {"tuned": {"trained_domains": {"all_classes": {"mistakes": mistakes}}}}
