@@ -4,11 +4,13 @@
 """
 
 import io
+import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -18,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.servers import served
+from tests.web.places import NUM_STEPS, TRAINING_MILLISECONDS, fill_new_job
 from tools.chromium import ARGUMENTS, ChromiumMissing, find_chromium
 from tools.demo.pictures import NEW_STYLE, TRAINED_STYLE, all_pictures, draw_pictures
 
@@ -28,6 +31,40 @@ WIDTH, HEIGHT = 1200, 900
 PATIENCE_MILLISECONDS = 300_000  # nothing here asserts a time; a busy machine is slow
 SERIOUS = ("serious", "critical")
 BUSY = "status of 429"  # one dataset is looked at at a time; the page asks again
+MOST_SHIFT = 0.05  # of a whole visit, summed; web.dev calls 0.1 in the worst five seconds good
+PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+NOTE_SHIFTS = """(() => {
+  const at = ({ x, y, width, height }) => [x, y, width, height].map(Math.round).join(" ");
+  const told = (node) => node && `${node.nodeName} ${node.className ?? ""} "${(node.textContent ?? "").slice(0, 40)}"`;
+  const note = (entries) => {
+    for (const { value, hadRecentInput, sources } of entries) {
+      if (hadRecentInput) continue;  // what the person has just asked for may move
+      noteShift(value, sources.map((one) => `${told(one.node)}: ${at(one.previousRect)} -> ${at(one.currentRect)}`));
+    }
+  };
+  const observer = new PerformanceObserver((list) => note(list.getEntries()));
+  observer.observe({ type: "layout-shift", buffered: true });
+  globalThis.noteLastShifts = () => note(observer.takeRecords());
+})()"""
+
+
+@dataclass
+class Steadiness:
+    """The browser's own account of what moved on a page without its person's doing."""
+
+    score: float = 0.0
+    moves: list[str] = field(default_factory=list)
+
+    def note(self, value: float, sources: list[str]) -> None:
+        self.score += value
+        self.moves.append(f"{value:.4f}: {'; '.join(sources)}")
+
+    def take(self) -> float:
+        """The sum since it was last taken. Fails when it is too much."""
+        score, moves = self.score, self.moves
+        self.score, self.moves = 0.0, []
+        assert score <= MOST_SHIFT, "\n".join([f"{score:.3f} has moved:", *moves])
+        return score
 
 
 @dataclass(frozen=True)
@@ -38,10 +75,13 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
+    roots = json.dumps([str(pictures.parent)])
     with (
-        served(home, serving_runtime="torch") as running,  # others take long to be chosen on a busy machine
+        served(
+            home, serving_runtime="torch", dataset_roots=roots
+        ) as running,  # others take long to be chosen on a busy machine
         httpx2.Client(
             base_url=running.url,
             headers={"authorization": f"Bearer {running.api_key}"},
@@ -89,7 +129,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def new_page(browser: Browser, service: Service) -> Callable[..., object]:
-    """A function: a context with a page in it, which fails when it complains or asks anybody but the service."""
+    """A function: a context with a page, which fails when it complains, jumps, or asks anybody but the service."""
 
     @contextmanager
     def make(
@@ -108,7 +148,11 @@ def new_page(browser: Browser, service: Service) -> Callable[..., object]:
         )
         if has_key:
             context.add_init_script(f"sessionStorage.setItem('alignclip-key', '{service.api_key}')")
+        steadiness = Steadiness()
+        context.expose_binding("noteShift", lambda _, value, sources: steadiness.note(value, sources))
+        context.add_init_script(NOTE_SHIFTS)
         page = context.new_page()
+        page.steadiness = steadiness
         page.set_default_timeout(PATIENCE_MILLISECONDS)
         complaints: list[str] = []
 
@@ -126,10 +170,19 @@ def new_page(browser: Browser, service: Service) -> Callable[..., object]:
         page.on("pageerror", lambda error: complaints.append(f"uncaught: {error}"))
         page.on("request", note_request)
         yield page
+        take_shifts(page)
         context.close()
         assert not complaints
 
     return make
+
+
+def take_shifts(page: Page) -> float:
+    """How far things have moved since this was last asked. Fails when it is too far."""
+    page.evaluate(PAINTED)
+    page.evaluate("noteLastShifts()")
+    page.evaluate(PAINTED)
+    return page.steadiness.take()
 
 
 @pytest.fixture
@@ -174,3 +227,80 @@ def check_accessibility() -> Callable[[Page], None]:
         assert not faults, "\n".join([page.url, *faults])
 
     return check
+
+
+@pytest.fixture(scope="session")
+def job(new_page, service, archive, screenshot) -> dict:
+    """A job that was made on the page, and watched there to its end."""
+    with new_page() as page:
+        fill_new_job(page, archive, name="emoji")
+        page.get_by_role("button", name="Start the job").click()
+        expect(page.get_by_role("heading", name="emoji")).to_be_focused()
+        job_id = re.search(r"ftjob-\w+", page.url).group()
+        expect(page.get_by_text("Running", exact=True)).to_be_visible()
+        expect(page.get_by_text(re.compile(rf"Step (1[1-9]|2\d) of {NUM_STEPS}"))).to_be_visible()
+        screenshot(page, "job-running")
+        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
+        expect(page.get_by_role("img", name=re.compile(rf"Loss up to step {NUM_STEPS}\. Last: Total"))).to_be_visible()
+        assert service.api_key not in page.content()
+    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+
+
+@pytest.fixture(scope="session")
+def other_job(new_page, service, job) -> dict:
+    """One like it by another algorithm; paused, resumed and cancelled on the page."""
+    with new_page() as page:
+        page.goto(f"/#/jobs/{job['id']}")
+        page.get_by_role("link", name="Clone").click()
+        page.get_by_role("radio", name="finetune", exact=False).check()
+        page.get_by_label("Length", exact=True).fill("400")
+        page.get_by_label("Name", exact=True).fill("plain")
+        expect(page.get_by_role("region", name="Start").get_by_text("400", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Start the job").click()
+        expect(page.get_by_role("heading", name="plain")).to_be_focused()
+        expect(page.get_by_role("img", name=re.compile(r"^Accuracy up to step ([5-9]|\d\d)"))).to_be_visible()
+        for button, status in (("Pause", "Paused"), ("Resume", "Running"), ("Cancel", "Cancelled")):
+            page.get_by_role("button", name=button, exact=True).click()
+            expect(page.get_by_text(status, exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Retry")).to_be_visible()
+        job_id = re.search(r"ftjob-\w+", page.url).group()
+    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+
+
+@pytest.fixture(scope="session")
+def evaluation(new_page, service, job) -> dict:
+    """Two methods on the question of new classes; made on the page, and watched there to its table."""
+    with new_page() as page:
+        page.goto("/#/evaluations/new")
+        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
+        page.get_by_role("radio", name=re.compile("^New classes")).check()
+        for name in ("alignclip", "clipood"):
+            page.get_by_role("checkbox", name=name).uncheck()
+        page.get_by_role("checkbox", name="zero_shot").check()
+        page.get_by_label("Steps").fill("2")
+        page.get_by_label("Name").fill("which method")
+        page.get_by_text("Presets and other values").click()
+        page.get_by_label("Hyper-parameters of all").fill("batch_size = 8")
+        expect(page.get_by_role("status")).to_contain_text(re.compile(r"2 trainings\. One takes .*"))
+        page.get_by_role("button", name="Start the evaluation").click()
+        expect(page.get_by_role("heading", name="which method")).to_be_focused()
+        expect(page.get_by_role("region", name="Results").get_by_role("row")).to_have_count(4)
+        expect(page.get_by_text("2 of 2 trainings ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
+        evaluation_id = re.search(r"eval-\w+", page.url).group()
+    return service.http.get(f"/v1/evaluations/{evaluation_id}").json()
+
+
+@pytest.fixture(scope="session")
+def classification(new_page, service, job) -> dict:
+    """Every picture of the job's dataset, classified by the job's model; asked for on the page, and watched there."""
+    with new_page() as page:
+        page.goto("/#/try")
+        page.get_by_role("link", name="A whole dataset").click()
+        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
+        page.get_by_label("Model", exact=True).select_option(job["fine_tuned_model"])
+        page.get_by_role("button", name="Classify all").click()
+        expect(page.get_by_role("heading", name="Classification")).to_be_focused()
+        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
+        expect(page.get_by_role("button", name="Save all answers")).to_be_visible()
+        classification_id = re.search(r"classify-\w+", page.url).group()
+    return service.http.get(f"/v1/classifications/{classification_id}").json()

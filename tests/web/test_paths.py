@@ -5,66 +5,18 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-NEW_DOMAIN = "noto"
-UNSEEN = ("boat", "monkey")
-NUM_STEPS = 24
-TRAINING_MILLISECONDS = 900_000  # for whole trainings, each a process that starts, on a machine that does other work
-SETTINGS = "batch_size = 8\nevaluate_every_steps = 4\ncheckpoint_every_steps = 12"
+from tests.web.places import (
+    ENDLESS,
+    NEW_DOMAIN,
+    NUM_STEPS,
+    PAGES,
+    TRAINING_MILLISECONDS,
+    UNSEEN,
+    fill_new_job,
+    open_page,
+)
 
 pytestmark = [pytest.mark.page, pytest.mark.timeout(3600)]
-
-
-@pytest.fixture(scope="module")
-def job(new_page, service, archive, screenshot) -> dict:
-    """A job that was made on the page, and watched there to its end."""
-    with new_page() as page:
-        fill_new_job(page, archive, name="emoji")
-        page.get_by_role("button", name="Start the job").click()
-        expect(page.get_by_role("heading", name="emoji")).to_be_focused()
-        job_id = re.search(r"ftjob-\w+", page.url).group()
-        expect(page.get_by_text("Running", exact=True)).to_be_visible()
-        expect(page.get_by_text(re.compile(rf"Step (1[1-9]|2\d) of {NUM_STEPS}"))).to_be_visible()
-        screenshot(page, "job-running")
-        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
-        expect(page.get_by_role("img", name=re.compile(rf"Loss up to step {NUM_STEPS}\. Last: Total"))).to_be_visible()
-        assert service.api_key not in page.content()
-    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
-
-
-@pytest.fixture(scope="module")
-def other_job(new_page, service, job) -> dict:
-    """One like it by another algorithm; paused, resumed and cancelled on the page."""
-    with new_page() as page:
-        page.goto(f"/#/jobs/{job['id']}")
-        page.get_by_role("link", name="Clone").click()
-        page.get_by_role("radio", name="finetune", exact=False).check()
-        page.get_by_label("Length", exact=True).fill("400")
-        page.get_by_label("Name", exact=True).fill("plain")
-        expect(page.get_by_role("region", name="Start").get_by_text("400", exact=True)).to_be_visible()
-        page.get_by_role("button", name="Start the job").click()
-        expect(page.get_by_role("heading", name="plain")).to_be_focused()
-        expect(page.get_by_role("img", name=re.compile(r"^Accuracy up to step ([5-9]|\d\d)"))).to_be_visible()
-        for button, status in (("Pause", "Paused"), ("Resume", "Running"), ("Cancel", "Cancelled")):
-            page.get_by_role("button", name=button, exact=True).click()
-            expect(page.get_by_text(status, exact=True)).to_be_visible()
-        expect(page.get_by_role("button", name="Retry")).to_be_visible()
-        job_id = re.search(r"ftjob-\w+", page.url).group()
-    return service.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
-
-
-def fill_new_job(page: Page, archive: bytes, *, name: str) -> None:
-    """From the empty form to the button that starts."""
-    page.goto("/#/new")
-    page.set_input_files("#archive", {"name": "emoji.zip", "mimeType": "application/zip", "buffer": archive})
-    expect(page.get_by_text("Chosen: emoji.zip")).to_be_visible()
-    page.get_by_role("checkbox", name=NEW_DOMAIN).check()
-    for folder in UNSEEN:
-        page.get_by_role("region", name="Classes").get_by_text(folder, exact=True).click()
-    page.get_by_label("Unit of the length").select_option("num_steps")
-    page.get_by_label("Length", exact=True).fill(str(NUM_STEPS))
-    page.get_by_label("Name", exact=True).fill(name)
-    page.get_by_text("More settings").click()
-    page.get_by_label("Hyper-parameters").fill(SETTINGS)
 
 
 def test_a_wrong_key_says_what_to_do_and_a_right_one_is_kept_for_the_tab(new_page, service, screenshot):
@@ -121,7 +73,7 @@ def drop(page: Page, name: str, content: str) -> None:
 
 def test_the_dataset_report_and_the_estimate_come_before_the_start(page, archive, screenshot):
     fill_new_job(page, archive, name="emoji")
-    report = page.get_by_role("region", name="What they are")
+    report = page.get_by_role("region", name="What the pictures are")
     expect(report.get_by_text("Images", exact=True).first).to_be_visible()
     expect(page.get_by_role("region", name="Start").get_by_text(f"{NUM_STEPS}", exact=True)).to_be_visible()
     expect(page.get_by_role("application", name=re.compile("Class similarity"))).to_be_visible()
@@ -199,7 +151,7 @@ def test_settings_have_the_papers_symbols_and_the_history_its_events(job, page, 
     expect(row).to_contain_text("w_AL")
     screenshot(page, "job-settings")
     page.get_by_role("link", name="History").click()
-    expect(page.get_by_text("The model is complete.")).to_be_visible()
+    expect(page.get_by_text("The model is complete.", exact=True)).to_be_visible()
     expect(page.get_by_text(f"Step {NUM_STEPS}").first).to_be_visible()
     screenshot(page, "job-history")
 
@@ -279,29 +231,6 @@ def test_a_job_that_is_not_there_leads_back(new_page):
         expect(page.get_by_role("heading", name="Jobs", level=1)).to_be_visible()
 
 
-@pytest.fixture(scope="module")
-def evaluation(new_page, service, job) -> dict:
-    """Two methods on the question of new classes; made on the page, and watched there to its table."""
-    with new_page() as page:
-        page.goto("/#/evaluations/new")
-        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
-        page.get_by_role("radio", name=re.compile("^New classes")).check()
-        for name in ("alignclip", "clipood"):
-            page.get_by_role("checkbox", name=name).uncheck()
-        page.get_by_role("checkbox", name="zero_shot").check()
-        page.get_by_label("Steps").fill("2")
-        page.get_by_label("Name").fill("which method")
-        page.get_by_text("Presets and other values").click()
-        page.get_by_label("Hyper-parameters of all").fill("batch_size = 8")
-        expect(page.get_by_role("status")).to_contain_text(re.compile(r"2 trainings\. One takes .*"))
-        page.get_by_role("button", name="Start the evaluation").click()
-        expect(page.get_by_role("heading", name="which method")).to_be_focused()
-        expect(page.get_by_role("region", name="Results").get_by_role("row")).to_have_count(4)
-        expect(page.get_by_text("2 of 2 trainings ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
-        evaluation_id = re.search(r"eval-\w+", page.url).group()
-    return service.http.get(f"/v1/evaluations/{evaluation_id}").json()
-
-
 def test_without_evaluations_the_list_teaches_what_they_are_for(page):
     page.goto("/#/evaluations")
     expect(page.get_by_role("heading", name="No evaluations yet")).to_be_visible()
@@ -345,6 +274,54 @@ def test_a_question_is_asked_again_and_cancelled(evaluation, service, page, scre
     assert service.http.get("/v1/evaluations").json()["data"][0]["status"] == "cancelled"
 
 
+@pytest.fixture
+def busy_worker(service, job, page):
+    """A function that ends the job which until then keeps everything else waiting."""
+    body = {name: job[name] for name in ("training_file", "model", "test_domains", "unseen_classes")}
+    made = service.http.post("/v1/fine_tuning/jobs", json=body | ENDLESS).json()
+    path = f"/v1/fine_tuning/jobs/{made['id']}"
+    page.goto(f"/#/jobs/{made['id']}")
+    expect(page.get_by_text("Running", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
+    yield lambda: service.http.post(f"{path}/cancel")
+    service.http.post(f"{path}/cancel")
+
+
+def test_a_training_that_failed_tells_why_and_is_retried(busy_worker, service, pictures, page, screenshot):
+    folder = pictures.rename(pictures.with_name("moved"))
+    body = {
+        "name": "where are they",
+        "protocol": "unseen_classes",
+        "dataset": str(folder),
+        "methods": ["zero_shot", "finetune"],
+        "hyperparameters": {"num_steps": 2, "batch_size": 8},
+    }
+    made = service.http.post("/v1/evaluations", json=body).json()
+    folder.rename(pictures)  # before a worker is free
+    busy_worker()
+    page.goto(f"/#/evaluations/{made['id']}")
+    expect(page.get_by_text("2 of 2 trainings ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
+    cells = service.http.get(f"/v1/evaluations/{made['id']}").json()["cells"]
+    failures = page.get_by_role("list", name="What failed").get_by_role("listitem")
+    expect(failures).to_have_count(2)
+    for cell in cells:
+        assert "There is nothing at" in cell["error"]
+        expect(failures.filter(has_text=cell["method"])).to_contain_text(cell["error"])
+    expect(page.get_by_text("Retry goes on from the last checkpoint")).to_be_visible()
+    expect(page.get_by_role("region", name="Results").get_by_text("1 failed").first).to_be_visible()
+    screenshot(page, "evaluation-failed", full_page=True)
+    pictures.rename(folder)
+    page.get_by_role("button", name="Retry finetune, seed 0").click()
+    expect(page.get_by_role("button", name="Retry finetune, seed 0")).to_have_count(0)
+    expect(page.get_by_text("2 of 2 trainings ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
+    page.get_by_role("button", name="Retry all that failed").click()
+    whole = page.get_by_role("region", name="Progress")
+    expect(whole.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
+    expect(page.get_by_role("button", name=re.compile("^Retry"))).to_have_count(0)
+    folder.rename(pictures)
+    again = service.http.get(f"/v1/evaluations/{made['id']}").json()
+    assert (again["status"], {cell["error"] for cell in again["cells"]}) == ("succeeded", {None})
+
+
 def test_a_method_that_cannot_be_is_refused_in_words(evaluation, new_page):
     with new_page(expected="400") as page:
         page.goto(f"/#/evaluations/new?like={evaluation['id']}")
@@ -381,22 +358,6 @@ def test_aliases_are_set_promoted_and_removed(job, service, page, screenshot):
     assert set(aliases()) == {"production", "candidate"}
     page.get_by_role("link", name="Try emoji").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value(tuned)
-
-
-@pytest.fixture(scope="module")
-def classification(new_page, service, job) -> dict:
-    """Every picture of the job's dataset, classified by the job's model; asked for on the page, and watched there."""
-    with new_page() as page:
-        page.goto("/#/try")
-        page.get_by_role("link", name="A whole dataset").click()
-        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
-        page.get_by_label("Model", exact=True).select_option(job["fine_tuned_model"])
-        page.get_by_role("button", name="Classify all").click()
-        expect(page.get_by_role("heading", name="Classification")).to_be_focused()
-        expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=TRAINING_MILLISECONDS)
-        expect(page.get_by_role("button", name="Save all answers")).to_be_visible()
-        classification_id = re.search(r"classify-\w+", page.url).group()
-    return service.http.get(f"/v1/classifications/{classification_id}").json()
 
 
 def test_without_classifications_the_page_teaches_what_they_give(page):
@@ -443,27 +404,6 @@ def test_a_dataset_that_is_not_there_is_named(new_page):
         expect(page.get_by_role("alert")).to_contain_text("/nowhere/pets")
 
 
-PAGES = (
-    "jobs",
-    "job",
-    "job/classes",
-    "job/mistakes",
-    "job/similarity",
-    "job/settings",
-    "job/history",
-    "new",
-    "new?clone",
-    "try",
-    "compare",
-    "models",
-    "evaluations",
-    "evaluation",
-    "evaluations/new",
-    "classifications",
-    "classification",
-)
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_on_any_page(
     theme, job, other_job, evaluation, classification, new_page, pictures, screenshot, check_accessibility
@@ -496,21 +436,6 @@ def test_every_page_fits_a_phone(job, other_job, evaluation, classification, new
         check_accessibility(page)
 
 
-def open_page(page: Page, name: str, job: dict, evaluation: dict, classification: dict) -> None:
-    """Go there, and wait until what it loads is there."""
-    first, _, tab = name.partition("/")
-    places = {
-        "job": f"jobs/{job['id']}/{tab}",
-        "new?clone": f"new?clone={job['id']}",
-        "evaluation": f"evaluations/{evaluation['id']}",
-        "classification": f"classifications/{classification['id']}",
-    }
-    place = places.get(first, name)
-    page.goto(f"/#/{place}")
-    expect(page.locator("h1")).to_be_visible()
-    expect(page.locator("[aria-busy=true]")).to_have_count(0)
-
-
 def test_everything_is_reached_by_keyboard(job, page):
     page.goto("/")
     expect(page.get_by_role("link", name="emoji")).to_be_visible()
@@ -531,13 +456,3 @@ def test_colours_are_toggled_and_remembered(page):
     page.reload()
     expect(page.get_by_role("button", name="Use light colours")).to_be_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 18, 22)"
-
-
-def test_mistakes_are_told_without_pictures_where_the_dataset_is_gone(job, evaluation, service, new_page):
-    """The last of the ways: it deletes the upload that the others need."""
-    assert service.http.delete(f"/v1/files/{job['training_file']}").status_code == 200
-    with new_page(expected="404") as page:
-        page.goto(f"/#/jobs/{job['id']}/mistakes")
-        expect(page.get_by_text("are not at hand")).to_be_visible()
-        expect(page.get_by_role("img", name=re.compile("The picture: "))).to_have_count(0)
-        expect(page.locator(".shares").first).to_be_visible()

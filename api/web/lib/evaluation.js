@@ -32,11 +32,11 @@ export function gridOf(cells) {
   return { targets: summary ? [...targets, summary] : targets, rows };
 }
 
-/** {accuracy, deviation, before, numDone, num}; null where no seed has come. */
+/** {accuracy, deviation, before, numDone, numFailed, num}; null where no seed has come. */
 function figureOf(cells) {
   const done = cells.filter((cell) => cell.accuracy != null);
   const values = done.map((cell) => cell.accuracy);
-  return { accuracy: mean(values), deviation: deviation(values), before: mean(done.map((cell) => cell.zero_shot)), numDone: done.length, num: cells.length };
+  return { accuracy: mean(values), deviation: deviation(values), before: mean(done.map((cell) => cell.zero_shot)), numDone: done.length, numFailed: cells.filter((cell) => cell.status === "failed").length, num: cells.length };
 }
 
 /** Known once every target has a figure. */
@@ -44,7 +44,7 @@ function sumUp(figures, summary) {
   const isWhole = figures.every(({ accuracy }) => accuracy != null);
   const count = (name) => figures.reduce((sum, one) => sum + one[name], 0);
   const over = (name) => (isWhole ? summary(figures.map((one) => one[name])) : null);
-  return { accuracy: over("accuracy"), deviation: null, before: over("before"), numDone: count("numDone"), num: count("num") };
+  return { accuracy: over("accuracy"), deviation: null, before: over("before"), numDone: count("numDone"), numFailed: count("numFailed"), num: count("num") };
 }
 
 const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
@@ -59,8 +59,8 @@ function deviation(values) {
 /** Each job once, with the targets that it answers. */
 export function jobsOf(cells) {
   const jobs = new Map();
-  for (const { job_id, method, seed, status, target } of cells) {
-    if (!jobs.has(job_id)) jobs.set(job_id, { id: job_id, method, seed, status, targets: [] });
+  for (const { job_id, method, seed, status, error, target } of cells) {
+    if (!jobs.has(job_id)) jobs.set(job_id, { id: job_id, method, seed, status, error, targets: [] });
     jobs.get(job_id).targets.push(target);
   }
   return [...jobs.values()];

@@ -25,6 +25,12 @@ export function roughly(seconds) {
   return `about ${(seconds / 3600).toFixed(1)} h`;
 }
 
+/** As `roughly`, where there is little room. */
+export function briefly(seconds) {
+  if (seconds < 45) return "< 1 min";
+  return seconds < 5400 ? `~ ${Math.max(1, Math.round(seconds / 60))} min` : `~ ${(seconds / 3600).toFixed(1)} h`;
+}
+
 export function bytes(number) {
   const units = ["bytes", "KB", "MB", "GB", "TB"];
   let power = 0;

@@ -1,10 +1,11 @@
 // Data of the API as state of a part: what was there stays on the screen while news is on its way.
 
 import { get } from "./api.js";
-import { useCallback, useEffect, useRef, useState } from "./html.js";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 import { followJob, isFinished } from "./stream.js";
 
 const FLUSH_MILLISECONDS = 120; // many messages, one drawing
+const AGAIN_SECONDS = 3; // after a request that another try may mend
 const REFRESH_SECONDS = 4; // the stream tells a job when its state changes; its place and its end move in between
 
 /** {data, error, reload} of a function that takes an AbortSignal; asked again when `inputs` change. */
@@ -19,8 +20,13 @@ export function useLoaded(load, inputs) {
     );
     return () => abort.abort();
   }, [...inputs, turn]);
-  return { ...state, reload: useCallback(() => setTurn((old) => old + 1), []) };
+  const reload = useCallback(() => setTurn((old) => old + 1), []);
+  useEvery(AGAIN_SECONDS, () => mayPass(state.error) && reload());
+  return { ...state, reload };
 }
+
+/** Nobody answers, or the service itself is in trouble. */
+const mayPass = (error) => error != null && (error.status === 0 || error.status >= 500);
 
 /** A GET as state; a null path asks nothing. */
 export const useGet = (path) => useLoaded(async (signal) => (path ? get(path, { signal }) : null), [path]);
@@ -101,6 +107,21 @@ export function useAction(action) {
     }
   };
   return { ...state, run };
+}
+
+/** A scrolling element that stays at its end while more comes, unless the person has scrolled away from it. */
+export function useEnd(content) {
+  const box = useRef(null);
+  const isAtEnd = useRef(true);
+  useEffect(() => {
+    const element = box.current;
+    if (!element) return;
+    const note = () => (isAtEnd.current = element.scrollTop + element.clientHeight > element.scrollHeight - 8);
+    element.addEventListener("scroll", note);
+    return () => element.removeEventListener("scroll", note);
+  }, [box.current]);
+  useLayoutEffect(() => void (box.current && isAtEnd.current && (box.current.scrollTop = box.current.scrollHeight)), [content]);
+  return box;
 }
 
 /** Width of an element in whole pixels, 0 before it is known. */

@@ -15,6 +15,12 @@ export function toggleTheme() {
   for (const listener of listeners) listener();
 }
 
+addEventListener("storage", ({ key, newValue }) => {
+  if (key !== KEY) return; // another tab has changed it
+  if (newValue) document.documentElement.dataset.theme = newValue;
+  else delete document.documentElement.dataset.theme;
+  listeners.forEach((listener) => listener());
+});
 system.addEventListener("change", () => listeners.forEach((listener) => listener()));
 
 /** "light" or "dark"; parts that draw on canvas draw again when it changes. */

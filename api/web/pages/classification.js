@@ -7,7 +7,7 @@ import { html } from "../lib/html.js";
 import { firstLines } from "../lib/lines.js";
 import { href } from "../lib/route.js";
 import { isFinished } from "../lib/stream.js";
-import { Card, PageHead, Placeholder, Problem, Status } from "../parts/controls.js";
+import { Card, Failure, PageHead, Placeholder, Problem, Status } from "../parts/controls.js";
 import { TryTabs } from "../parts/try_tabs.js";
 import { Pictures } from "./classifications.js";
 
@@ -34,8 +34,8 @@ export function ClassificationPage({ id }) {
     <${TryTabs} place="classifications" />
     <div class="stack">
       <section class="stack tight" aria-label="Progress"><${Status} job=${one} /><${Pictures} one=${one} /></section>
-      <${Problem} error=${one.error} hint=${one.error && "Retry goes on behind the answers that were kept."} />
-      <${Problem} error=${error ?? change.error ?? save.error} />
+      <${Failure} error=${one.error} hint="Retry goes on behind the answers that were kept." />
+      <${Problem} error=${error ?? change.error ?? save.error} isOver />
       <${Figures} result=${one.result} />
       <${Labels} result=${one.result} />
       ${one.result_file && html`<${Answers} path=${path} numImages=${one.result?.num_images} />`}
@@ -51,7 +51,7 @@ async function saveResults(path, id) {
 }
 
 const Figures = ({ result }) =>
-  html`<dl class="figures">
+  html`<dl class="figures roomy">
     <div><dt>Pictures</dt><dd>${result ? count(result.num_images) : "–"}</dd><dd class=${result?.num_failed ? "bad" : "soft"}>${result?.num_failed ? `${count(result.num_failed)} cannot be read` : "classified"}</dd></div>
     <div><dt>Labels</dt><dd>${result ? count(Object.keys(result.num_by_label).length) : "–"}</dd><dd>came first for a picture</dd></div>
     <div><dt>None of these</dt><dd>${result?.num_rejected == null ? "–" : count(result.num_rejected)}</dd><dd>${result && result.num_rejected == null ? "no threshold was fitted" : "below the model's threshold"}</dd></div>

@@ -22,7 +22,7 @@ export function ClassificationsPage() {
   return html`<${PageHead} title="Classify a dataset" lead="Every picture of it, by one model. Nothing is trained." />
     <${TryTabs} place="classifications" />
     <div class="stack">
-      <${Problem} error=${error} />
+      <${Problem} error=${error} isOver=${Boolean(data)} />
       ${!data && !error && html`<${Placeholder} height=${420} />`}
       ${data && html`<${NewClassification} models=${data.models} />`}
       ${data?.list.length === 0 && html`<div class="empty"><h2>No dataset was classified yet</h2><p>Choose pictures and a model above. You get the likeliest labels of each picture as a file, how many pictures took which label and, where the folders name the truth, the accuracy.</p></div>`}

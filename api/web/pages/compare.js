@@ -35,13 +35,14 @@ export function ComparePage({ query }) {
       <${Choice} jobs=${jobs} picked=${picked} onPick=${pick} />
       ${!jobs.length && html`<div class="empty"><h2>No jobs yet</h2><p><a href=${href(["new"])}>Make the first job</a>; two or more can be compared here.</p></div>`}
       ${jobs.length > 0 && !picked.length && html`<p class="soft">Tick the jobs to compare.</p>`}
-      ${picked.length > 0 && html`<${Comparison} key=${picked.join()} ids=${picked} />`}
+      ${picked.length > 0 && html`<${Comparison} ids=${picked} />`}
     </div>`;
 }
 
 function Choice({ jobs, picked, onPick }) {
+  const [isOpen] = useState(picked.length < 2); // and then as the person leaves it
   const toggle = (id) => (event) => onPick(event.target.checked ? [...picked, id] : picked.filter((one) => one !== id));
-  return html`<details class="card" open=${picked.length < 2}>
+  return html`<details class="card" open=${isOpen}>
     <summary>Choose jobs (${picked.length} of ${jobs.length})</summary>
     <ul class="choices">
       ${jobs.map(

@@ -16,8 +16,8 @@ export function EvaluationPage({ id }) {
   const path = `/evaluations/${encodeURIComponent(id)}`;
   const { data: evaluation, error, reload } = useLoaded((signal) => get(path, { signal }), [path]);
   useEvery(REFRESH_SECONDS, () => (evaluation && isFinished(evaluation) && !error) || reload());
-  const cancel = useAction(async () => {
-    await post(`${path}/cancel`);
+  const change = useAction(async (place) => {
+    await post(place);
     reload();
   });
   if (!evaluation) {
@@ -25,16 +25,18 @@ export function EvaluationPage({ id }) {
   }
   const isOver = isFinished(evaluation);
   return html`<${PageHead} title=${evaluationName(evaluation)} lead=${html`<${Origin} evaluation=${evaluation} />`}>
-      ${!isOver && html`<button type="button" class="button danger" aria-disabled=${cancel.isBusy || Boolean(evaluation.cancel_requested_at)} onClick=${() => evaluation.cancel_requested_at || cancel.run()}>Cancel</button>`}
+      ${isOver
+        ? evaluation.status !== "succeeded" && html`<button type="button" class="button main" aria-disabled=${change.isBusy} onClick=${() => change.run(`${path}/retry`)}>Retry all that failed</button>`
+        : html`<button type="button" class="button danger" aria-disabled=${change.isBusy || Boolean(evaluation.cancel_requested_at)} onClick=${() => evaluation.cancel_requested_at || change.run(`${path}/cancel`)}>Cancel</button>`}
       <a class="button" href=${href(["evaluations", "new"], { like: id })}>Ask again</a>
     <//>
     <div class="stack">
       <section class="stack tight" aria-label="Progress"><${Status} job=${evaluation} /><${Trainings} evaluation=${evaluation} /></section>
-      <${Problem} error=${error ?? cancel.error} />
-      ${evaluation.status === "failed" && html`<p class="notice warn">A job of it failed; open it below, and retry it there: its figure then joins the table.</p>`}
+      <${Problem} error=${error ?? change.error} isOver />
       <${Results} cells=${evaluation.cells} />
       <${Jobs} cells=${evaluation.cells} />
       ${evaluation.tables.length > 0 && html`<${Tables} tables=${evaluation.tables} />`}
+      <${Failures} cells=${evaluation.cells} change=${change} />
     </div>`;
 }
 
@@ -59,11 +61,12 @@ function Results({ cells }) {
   <//>`;
 }
 
-function Figure({ figure: { accuracy, deviation, before, numDone, num }, isBest }) {
-  if (accuracy == null) return html`<td class="right soft">–<div class="small">${numDone} of ${num}</div></td>`;
+function Figure({ figure: { accuracy, deviation, before, numDone, numFailed, num }, isBest }) {
+  const failed = numFailed > 0 && html`<span class="bad">, ${numFailed} failed</span>`;
+  if (accuracy == null) return html`<td class="right soft nowrap">–<div class="small">${numDone} of ${num}${failed}</div></td>`;
   const shown = html`${percent(accuracy)}${deviation != null && html` <span class="small soft">± ${(100 * deviation).toFixed(1)}</span>`}`;
   return html`<td class="right nowrap">${isBest ? html`<b>${shown}</b>` : shown}
-    <div class="small"><span class=${tone(accuracy - before)}>${points(accuracy - before)}</span>${numDone < num && html`<span class="soft">, ${numDone} of ${num}</span>`}</div>
+    <div class="small"><span class=${tone(accuracy - before)}>${points(accuracy - before)}</span>${numDone < num && html`<span class="soft">, ${numDone} of ${num}</span>`}${failed}</div>
   </td>`;
 }
 
@@ -104,5 +107,25 @@ function Jobs({ cells }) {
         </tbody>
       </table>
     </div>
+  <//>`;
+}
+
+/** Why trainings have no figures, and what brings them. Last on the page: what fails while one reads moves nothing. */
+function Failures({ cells, change }) {
+  const failed = useMemo(() => jobsOf(cells).filter((job) => job.status === "failed"), [cells]);
+  if (!failed.length) return null;
+  const retry = ({ id }) => change.run(`/fine_tuning/jobs/${encodeURIComponent(id)}/retry`);
+  return html`<${Card} title="What failed" note="Retry goes on from the last checkpoint, and the figure joins the table; where the settings are to blame, clone the job with others">
+    <ul class="failures" aria-label="What failed">
+      ${failed.map(
+        (job) => html`<li key=${job.id}>
+          <div><a href=${href(["jobs", job.id])}>${job.method}</a> <span class="soft small">${job.targets.map(targetWord).join(", ")}, seed ${job.seed}</span><p class="bad">${job.error}</p></div>
+          <div class="row">
+            <button type="button" class="button" aria-label="Retry ${job.method}, seed ${job.seed}" aria-disabled=${change.isBusy} onClick=${() => retry(job)}>Retry</button>
+            <a href=${href(["new"], { clone: job.id })}>Clone</a>
+          </div>
+        </li>`,
+      )}
+    </ul>
   <//>`;
 }

@@ -19,7 +19,7 @@ export function EvaluationsPage() {
   useEvery(REFRESH_SECONDS, () => (found?.every(isFinished) && !error) || reload());
   return html`<${PageHead} title="Evaluations" lead="Which method holds on your pictures? An evaluation asks all of them the same question."><a class="button main" href=${href(["evaluations", "new"])}>New evaluation</a><//>
     <div class="stack">
-      <${Problem} error=${error} />
+      <${Problem} error=${error} isOver=${Boolean(data)} />
       ${!found && !error && html`<${Placeholder} height=${210} />`} ${found?.length === 0 && html`<${FirstSteps} />`}
       ${found?.length > 0 && html`<ul class="jobs plain" aria-label="Evaluations">${found.map((one) => html`<${Row} key=${one.id} evaluation=${one} />`)}</ul>`}
       ${data?.has_more && html`<div><button type="button" class="button" onClick=${() => setLimit(limit + PAGE)}>Show older evaluations</button></div>`}

@@ -1,12 +1,12 @@
 // One job: what it does, how well, and what can be done with it.
 
 import { post } from "../lib/api.js";
-import { duration, jobName, percent, phaseWord, plural, points, roughly, tone, when } from "../lib/format.js";
+import { briefly, duration, jobName, percent, phaseWord, plural, points, tone, when } from "../lib/format.js";
 import { useAction, useJob } from "../lib/hooks.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { href } from "../lib/route.js";
 import { isFinished } from "../lib/stream.js";
-import { PageHead, Placeholder, Problem, Progress, Status } from "../parts/controls.js";
+import { Failure, PageHead, Placeholder, Problem, Progress, Status } from "../parts/controls.js";
 import { ClassesTab } from "./job/classes.js";
 import { CurvesTab } from "./job/curves.js";
 import { HistoryTab } from "./job/history.js";
@@ -34,8 +34,8 @@ export function JobPage({ id, tab = "curves" }) {
   return html`<${PageHead} title=${jobName(job)} lead=${html`<${Origin} job=${job} />`}><${Actions} job=${job} onChange=${news.restart} /><//>
     <div class="stack">
       <${Doing} job=${job} isConnected=${isConnected} />
-      <${Problem} error=${job.error} hint=${job.error && "Retry goes on from the last checkpoint; Clone lets you change the settings first."} />
-      <${Problem} error=${error} />
+      <${Failure} error=${job.error} hint="Retry goes on from the last checkpoint; Clone lets you change the settings first." />
+      <${Problem} error=${error} isOver />
       <${Figures} job=${job} train=${news.train} evaluations=${news.evaluations} />
     </div>
     <${Tabs} id=${id} tab=${tab} />
@@ -58,8 +58,9 @@ const Origin = ({ job }) =>
 
 function Doing({ job, isConnected }) {
   return html`<section class="stack tight" aria-label="Progress">
-    <div class="row spread">
-      <div class="row"><${Status} job=${job} /><span class="soft numbers">${doing(job)}</span></div>
+    <div class="doing">
+      <span role="status"><${Status} job=${job} /></span>
+      <span class="soft numbers cut">${job.status === "failed" ? `At step ${job.progress.step} of ${job.progress.num_steps}` : doing(job)}</span>
       <span class="small soft numbers">${isConnected || isFinished(job) ? inPhase(job) : "Connection lost; trying again …"}</span>
     </div>
     <${Progress} job=${job} />
@@ -70,21 +71,22 @@ const inPhase = (job) => (job.status === "running" ? phaseWord(job.phase) : "");
 
 function Actions({ job, onChange }) {
   const [last, setLast] = useState(null);
+  const [isHidden, setIsHidden] = useState(false); // the error of the last one
   const { run, isBusy, error } = useAction(async (name) => {
     setLast(name);
+    setIsHidden(false);
     await post(`/fine_tuning/jobs/${encodeURIComponent(job.id)}/${name}`);
     onChange();
   });
   const isWished = job.cancel_requested_at || job.pause_requested_at;
   const button = (name, word, more = "") =>
     html`<button type="button" class="button ${more}" aria-disabled=${isBusy || Boolean(isWished)} onClick=${() => isWished || run(name)}>${isBusy && last === name ? `${word} …` : word}</button>`;
-  const isActive = ["queued", "validating_files", "running"].includes(job.status);
-  return html`${isActive && button("pause", "Pause")} ${job.status === "paused" && button("resume", "Resume", "main")}
-    ${(isActive || job.status === "paused") && button("cancel", "Cancel", "danger")}
-    ${["failed", "cancelled"].includes(job.status) && button("retry", "Retry", "main")}
-    <a class="button" href=${href(["new"], { clone: job.id })}>Clone</a>
+  const turn = { paused: ["resume", "Resume", "main"], failed: ["retry", "Retry", "main"], cancelled: ["retry", "Retry", "main"], succeeded: null };
+  const first = job.status in turn ? turn[job.status] : ["pause", "Pause"]; // one button whose word changes: it keeps the focus
+  return html`${first && button(...first)} ${!isFinished(job) && button("cancel", "Cancel", "danger")}
     ${job.fine_tuned_model && html`<a class="button main" href=${href(["try"], { model: job.fine_tuned_model })}>Try the model</a>`}
-    <${Problem} error=${error} />`;
+    <a class="button" href=${href(["new"], { clone: job.id })}>Clone</a>
+    <${Problem} error=${isHidden ? null : error} isOver onClose=${() => setIsHidden(true)} />`;
 }
 
 /** The few numbers that answer "how well does it go?"; the boxes stand from the beginning, so nothing jumps. */
@@ -95,12 +97,12 @@ function Figures({ job, train, evaluations }) {
   const gain = before == null || after == null ? null : after - before;
   const speed = train.at(-1)?.values.images_per_second;
   const now = Date.now() / 1000;
-  return html`<dl class="figures">
+  return html`<dl class="figures steady">
     <div><dt>Zero-shot</dt><dd>${percent(before)}</dd><dd>validation accuracy</dd></div>
     <div><dt>Tuned</dt><dd>${percent(after)}</dd><dd class=${tone(gain)}>${gain == null ? "after the first evaluation" : `${points(gain)} points`}${found.standard_error ? html`<span class="soft"> ± ${(100 * found.standard_error).toFixed(1)}</span>` : ""}</dd></div>
     <div><dt>Loss</dt><dd>${train.length ? train.at(-1).values.loss.toFixed(3) : "–"}</dd><dd>of the last step</dd></div>
     <div><dt>Speed</dt><dd>${speed ? speed.toFixed(1) : "–"}</dd><dd>images a second</dd></div>
-    <div><dt>${isFinished(job) ? "Took" : "Left"}</dt><dd>${isFinished(job) ? duration(job.finished_at - (job.started_at ?? job.created_at)) : job.estimated_finish ? roughly(Math.max(0, job.estimated_finish - now)) : "–"}</dd><dd>${plural(job.progress.num_steps, "step")} of ${job.hyperparameters.batch_size}</dd></div>
+    <div><dt>${isFinished(job) ? "Took" : "Left"}</dt><dd>${isFinished(job) ? duration(job.finished_at - (job.started_at ?? job.created_at)) : job.estimated_finish ? briefly(Math.max(0, job.estimated_finish - now)) : "–"}</dd><dd>${plural(job.progress.num_steps, "step")} of ${plural(job.hyperparameters.batch_size, "image")}</dd></div>
   </dl>`;
 }
 

@@ -20,12 +20,11 @@ export function JobsPage() {
   const [picked, setPicked] = useState(new Set());
   const pick = (id, isPicked) => setPicked((old) => new Set(isPicked ? [...old, id] : [...old].filter((one) => one !== id)));
   return html`<${PageHead} title="Jobs">
-      ${jobs?.length > 1 &&
-      html`<a class="button" href=${href(["compare"], { jobs: [...picked].join(",") })}>${picked.size > 1 ? `Compare ${picked.size} jobs` : "Compare"}</a>`}
+      <a class="button" href=${href(["compare"], { jobs: [...picked].join(",") })}>${picked.size > 1 ? `Compare ${picked.size} jobs` : "Compare"}</a>
       <a class="button main" href=${href(["new"])}>New job</a>
     <//>
     <div class="stack">
-      <${Problem} error=${error} />
+      <${Problem} error=${error} isOver=${Boolean(data)} />
       ${!jobs && !error && html`<${Placeholder} height=${210} />`} ${jobs?.length === 0 && html`<${FirstSteps} />`}
       ${jobs?.length > 0 &&
       html`<ul class="jobs" aria-label="Jobs">
@@ -46,7 +45,7 @@ function Row({ job, isPicked, onPick }) {
     <${Status} job=${job} />
     <div class="progress">
       <${Progress} job=${job} />
-      <div class="small soft numbers cut">${doing(job)}</div>
+      <div class="small soft numbers cut words">${doing(job)}</div>
     </div>
     <div class="outcome right numbers"><${Outcome} job=${job} /></div>
   </li>`;

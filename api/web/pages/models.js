@@ -2,17 +2,20 @@
 
 import { get, send } from "../lib/api.js";
 import { percent, plural, points, tone, when } from "../lib/format.js";
-import { useAction, useLoaded } from "../lib/hooks.js";
-import { html, useState } from "../lib/html.js";
+import { useAction, useEvery, useLoaded } from "../lib/hooks.js";
+import { html, useEffect, useState } from "../lib/html.js";
 import { CANDIDATE, PRODUCTION, modelName, modelOptions, sortedModels } from "../lib/models.js";
 import { href } from "../lib/route.js";
 import { Card, PageHead, Placeholder, Problem, Select } from "../parts/controls.js";
 
+const REFRESH_SECONDS = 10;
+
 export function ModelsPage() {
   const { data, error, reload } = useLoaded(loadAll, []);
+  useEvery(REFRESH_SECONDS, reload); // other tabs and programs move aliases, too
   return html`<${PageHead} title="Models" lead="Everything that classifies here, and the aliases by which programs call it." />
     <div class="stack">
-      <${Problem} error=${error} />
+      <${Problem} error=${error} isOver=${Boolean(data)} />
       ${data ? html`<${Aliases} ...${data} onChange=${reload} /><${List} ...${data} />` : !error && html`<${Placeholder} height=${420} />`}
     </div>`;
 }
@@ -39,7 +42,7 @@ function Aliases({ models, aliases, onChange }) {
     <ul class="aliases" aria-label="Aliases">
       ${names.map((name) => {
         const alias = targetOf(name);
-        return html`<${Alias} key=${`${name} ${alias?.model}`} name=${name} alias=${alias} models=${models} isBusy=${isBusy} onSet=${(model) => run("PUT", name, model)} onRemove=${() => run("DELETE", name)} onPromote=${name === CANDIDATE && canPromote && (() => run("PUT", PRODUCTION, candidate))} />`;
+        return html`<${Alias} key=${name} name=${name} alias=${alias} models=${models} isBusy=${isBusy} onSet=${(model) => run("PUT", name, model)} onRemove=${() => run("DELETE", name)} onPromote=${name === CANDIDATE && canPromote && (() => run("PUT", PRODUCTION, candidate))} />`;
       })}
     </ul>
     <p class="small soft said" role="status">${said}</p>
@@ -49,12 +52,14 @@ function Aliases({ models, aliases, onChange }) {
 }
 
 function Alias({ name, alias, models, isBusy, onSet, onRemove, onPromote }) {
-  const [chosen, setChosen] = useState(alias?.model ?? "");
+  const [choice, setChoice] = useState(null); // until it is what the alias stands for
+  useEffect(() => setChoice(null), [alias?.model]);
+  const chosen = choice ?? alias?.model ?? "";
   const isNew = chosen && chosen !== alias?.model;
   const options = alias ? modelOptions(models) : [["", "nothing yet"], ...modelOptions(models)];
   return html`<li>
     <div><b>${name}</b><div class="small soft">${alias ? `since ${when(alias.changed_at)}` : "not set"}</div></div>
-    <${Select} label="Model of ${name}" value=${chosen} onChange=${setChosen} options=${options} />
+    <${Select} label="Model of ${name}" value=${chosen} onChange=${setChoice} options=${options} />
     <div class="row">
       <button type="button" class="button ${isNew ? "main" : ""}" aria-label="${alias ? "Move" : "Set"} ${name}" aria-disabled=${isBusy || !isNew} onClick=${() => isNew && onSet(chosen)}>${alias ? "Move" : "Set"}</button>
       ${onPromote && html`<button type="button" class="button" aria-disabled=${isBusy} onClick=${onPromote}>Promote to production</button>`}

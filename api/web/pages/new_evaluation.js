@@ -44,8 +44,8 @@ function Form({ models, options, earlier }) {
       <${Step} number="4" title="Start">
         <div class="stack">
           <p role="status">${inWords(form, one)}</p>
-          <${Problem} error=${start.error ?? one.error} />
           <div><button type="button" class="button main" aria-disabled=${start.isBusy || !form.dataset} onClick=${() => form.dataset && start.run()}>${start.isBusy ? "Starting …" : "Start the evaluation"}</button></div>
+          <${Problem} error=${start.error ?? one.error} />
         </div>
       <//>
     </div>`;

@@ -44,19 +44,20 @@ function Form({ models, options, job, clone }) {
     <div class="stack steps">
       <${Step} number="1" title="Pictures"><${ChooseData} form=${form} change=${change} /><//>
       ${form.dataset &&
-      html`<${Step} number="2" title="What they are">
+      html`<${Step} number="2" title="Model and method"><${ChooseMethod} form=${form} change=${change} models=${models} options=${options} /><//>
+        <${Step} number="3" title="What the pictures are">
         <${Problem} error=${reportError} />
         ${!report && !reportError && html`<p class="soft" role="status">Looking at every picture …</p><${Placeholder} height=${320} />`}
         ${report && html`<${DatasetReport} report=${report} isBusy=${isBusy} form=${form} change=${change} />`}
       <//>`}
       ${form.dataset &&
-      html`<${Step} number="3" title="Model and method"><${ChooseMethod} form=${form} change=${change} models=${models} options=${options} /><//>
-        <${Step} number="4" title="Start">
+      (report || reportError) &&
+      html`<${Step} number="4" title="Start">
           <div class="stack">
             <${Estimate} ...${estimate} />
-            <${Problem} error=${start.error} />
             <div><button type="button" class="button main" aria-disabled=${start.isBusy || isFatal} onClick=${() => isFatal || start.run()}>${start.isBusy ? "Starting …" : "Start the job"}</button></div>
             ${isFatal && html`<p class="small bad">Mend the findings marked as fatal first.</p>`}
+            <${Problem} error=${start.error} />
           </div>
         <//>`}
     </div>`;

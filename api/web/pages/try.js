@@ -48,7 +48,8 @@ function Trial({ models, wanted }) {
         <//>
         <${Drop} id="pictures" title="Drop pictures here" accept="image/*" multiple onFiles=${({ files }) => addPictures([...files])} hint="They are classified and forgotten." />
       </form>
-      <div class="stack" aria-live="polite">
+      <div class="stack">
+        <p class="hidden-text" role="status">${inShort(pictures, sides, answer)}</p>
         <${Problem} error=${answer.error} />
         ${!pictures.length && html`<${Teach} />`}
         ${pictures.map(
@@ -56,6 +57,12 @@ function Trial({ models, wanted }) {
         )}
       </div>
     </div>`;
+}
+
+/** What a screen reader tells when the answers have come. */
+function inShort(pictures, sides, answer) {
+  const best = pictures.map(({ file }, index) => [file.name, answer.of(index)?.get(sides.at(-1)[1].id)?.predictions[0]?.label]);
+  return best.every(([, label]) => label) ? best.map(([name, label]) => `${name}: ${label}`).join(". ") : "";
 }
 
 const Teach = () =>
@@ -133,10 +140,10 @@ function Picture({ picture, sides, answers, labels, onRemove }) {
         <div class="${sides.length > 1 ? "two" : ""}">${sides.map(([word, { id }]) => html`<${Answer} key=${id} name=${word} answer=${answers?.get(id)} />`)}</div>
       </div>
     </div>
-    ${best && html`<details onToggle=${(event) => setIsOpen(event.target.open)}>
+    <details onToggle=${(event) => setIsOpen(event.target.open)}>
       <summary>Where it looks</summary>
-      ${isOpen && html`<${Explanation} sides=${sides} file=${picture.file} labels=${labels} best=${best} />`}
-    </details>`}
+      ${isOpen && best && html`<${Explanation} sides=${sides} file=${picture.file} labels=${labels} best=${best} />`}
+    </details>
   </section>`;
 }
 

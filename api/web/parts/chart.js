@@ -39,16 +39,16 @@ export function Chart({ lines, label, format = number, axisFormat = format, empt
   const toggle = (name) => setHidden((old) => (old.has(name) ? new Set([...old].filter((one) => one !== name)) : new Set([...old, name])));
   const shown = (index) => lastValue(data[index + 1], at);
   return html`<figure class="chart" ref=${box}>
+    <div class="chart-plot" ref=${target} role="img" aria-label=${describe(label, lines, data, format)}>
+      ${!data[0].length && html`<p class="soft small">${empty}</p>`}
+    </div>
     <div class="keys" role="group" aria-label="Lines of ${label}">
       ${lines.map(
-        (line, index) => html`<button type="button" aria-pressed=${!hidden.has(line.label)} onClick=${() => toggle(line.label)}>
+        (line, index) => html`<button key=${line.label} type="button" aria-pressed=${!hidden.has(line.label)} onClick=${() => toggle(line.label)}>
           <i class=${line.isDashed ? "dashed" : ""} style=${{ borderColor: `var(${line.colour})` }}></i>${line.label}
           <span class="value">${shown(index) == null ? "" : format(shown(index))}</span>
         </button>`,
       )}
-    </div>
-    <div class="chart-plot" ref=${target} role="img" aria-label=${describe(label, lines, data, format)}>
-      ${!data[0].length && html`<p class="soft small">${empty}</p>`}
     </div>
     ${data[0].length > 0 && html`<${Table} label=${label} lines=${lines} data=${data} format=${format} />`}
   </figure>`;

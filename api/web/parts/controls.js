@@ -37,14 +37,22 @@ export function Progress({ job, label = "Training steps" }) {
   </div>`;
 }
 
-/** An error with what to do about it. */
-export function Problem({ error, hint, children }) {
+/** An error with what to do about it; `isOver` the page where it comes by itself, so that it pushes nothing away. */
+export function Problem({ error, hint, isOver = false, onClose }) {
   if (!error) return null;
   const advice = hint ?? hintFor(error);
-  return html`<div class="notice bad" role="alert">
+  return html`<div class="notice bad ${isOver ? "is-over" : ""}" role="alert">
     <p>${error.message}</p>
-    ${advice && html`<p class="hint">${advice}</p>`} ${children}
+    ${advice && html`<p class="hint">${advice}</p>`}
+    ${onClose && html`<button type="button" class="plain" onClick=${onClose}>Close</button>`}
   </div>`;
+}
+
+/** Why something failed: over the page while one looks on, in its place once it is closed, or was there before. */
+export function Failure({ error, hint }) {
+  const [isKnown, setIsKnown] = useState(Boolean(error));
+  useEffect(() => void (error || setIsKnown(false)), [Boolean(error)]);
+  return html`<${Problem} error=${error} hint=${hint} isOver=${!isKnown} onClose=${isKnown ? null : () => setIsKnown(true)} />`;
 }
 
 export const Card = ({ title, note, children, ...rest }) =>
@@ -107,7 +115,7 @@ export const Shares = ({ items, truth }) =>
     ${items.map(
       ([name, share, beside]) => html`<li class=${name === truth ? "is-true" : ""}>
         <i style=${{ width: `${100 * Math.min(1, Math.max(share, 0.004))}%` }}></i>
-        <span class="name">${name}${name === truth && html`<span class="hidden-text"> (the truth)</span>`}${beside && html` <span class="beside-name">${beside}</span>`}</span>
+        <span class="name" title=${name}>${name}${name === truth && html`<span class="hidden-text"> (the truth)</span>`}${beside && html` <span class="beside-name">${beside}</span>`}</span>
         <span class="numbers">${(100 * share).toFixed(1)}%</span>
       </li>`,
     )}

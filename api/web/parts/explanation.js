@@ -3,7 +3,7 @@
 import { post } from "../lib/api.js";
 import { useLoaded } from "../lib/hooks.js";
 import { html, useState } from "../lib/html.js";
-import { Placeholder, Problem, Select } from "./controls.js";
+import { Problem, Select } from "./controls.js";
 
 const MAPS = [
   ["cls_attention", "Attention of the class token"],
@@ -18,19 +18,19 @@ export function Explanation({ sides, file, labels, best }) {
   const ids = sides.map(([, model]) => model.id);
   const { data, error } = useLoaded((signal) => explain(ids, file, label, signal), [ids.join(), file, label]);
   const found = data?.ids === ids.join() ? sides.map(([word], index) => [word, index === sides.length - 1 ? data : data.compared]) : null;
+  const shown = found ?? sides.map(([word]) => [word, null]); // the room of the maps is there before them
   return html`<div class="stack">
     <div class="row">
       <label for="label-${file.name}" class="soft small">For the label</label>
       <div><${Select} id="label-${file.name}" value=${label} onChange=${setChosen} options=${(labels.includes(best) ? labels : [best, ...labels]).map((name) => [name, name])} /></div>
     </div>
     <${Problem} error=${error} />
-    ${!found && !error && html`<${Placeholder} height=${260} />`}
-    ${found &&
-    html`<p class="small soft numbers">Cosine of the whole picture with the label: ${found.map(([side, { similarity }]) => `${side} ${similarity.toFixed(3)}`).join(", ")}</p>
-      <div class="maps ${found.length > 1 ? "" : "single"}">
+    ${(found || !error) &&
+    html`<p class="small soft numbers">Cosine of the whole picture with the label: ${shown.map(([side, one]) => `${side} ${one ? one.similarity.toFixed(3) : "…"}`).join(", ")}</p>
+      <div class="maps ${shown.length > 1 ? "" : "single"}" aria-busy=${!found}>
       ${MAPS.map(([name, word]) =>
-        found.map(
-          ([side, { pictures }]) => html`<figure><img src=${pictures[name]} alt="${word}, ${side}, for ${label}" /><figcaption class="small"><b>${side}</b><br /><span class="soft">${word}</span></figcaption></figure>`,
+        shown.map(
+          ([side, one]) => html`<figure>${one ? html`<img src=${one.pictures[name]} alt="${word}, ${side}, for ${label}" />` : html`<div class="map-room"></div>`}<figcaption class="small"><b>${side}</b><br /><span class="soft">${word}</span></figcaption></figure>`,
         ),
       )}
     </div>`}

@@ -44,7 +44,7 @@ export function HeatMap({ labels, order, value, say, range, label, rowWord = "",
   }, [labels, order, value, range, at, width, theme]);
   const said = at ? say(order[at[0]], order[at[1]]) : `Point at a square, or use the arrow keys.`;
   return html`<div class="heat" ref=${box}>
-    <div class="row spread">
+    <div class="heat-head">
       <div class="heat-said" aria-live="polite">${at ? html`<b>${said}</b>` : html`<span class="soft">${said}</span>`}</div>
       <${Scale} range=${range} format=${format} />
     </div>

@@ -5,8 +5,14 @@ import { html, useEffect, useRef, useState } from "../lib/html.js";
 
 const NEAR = "400px";
 
-/** `onAway` gets the error where the dataset is not at hand: then its other pictures need not be asked for. */
-export function JobImage({ job, path, source = "dataset", alt, onAway }) {
+/** The answer with one picture. */
+export const fetchImage = (job, { path, source = "dataset" }, signal) =>
+  send("GET", `/fine_tuning/jobs/${encodeURIComponent(job.id)}/images?${new URLSearchParams({ path, source })}`, { signal });
+
+/** Whether the error says that no picture of the dataset can be shown. */
+export const isNotAtHand = (error) => error.code === "image_not_at_hand";
+
+export function JobImage({ job, path, source, alt }) {
   const box = useRef(null);
   const [url, setUrl] = useState(null);
   useEffect(() => {
@@ -14,11 +20,11 @@ export function JobImage({ job, path, source = "dataset", alt, onAway }) {
     let made = null;
     const show = async () => {
       try {
-        const answer = await send("GET", `/fine_tuning/jobs/${encodeURIComponent(job.id)}/images?${new URLSearchParams({ path, source })}`, { signal: abort.signal });
+        const answer = await fetchImage(job, { path, source }, abort.signal);
         made = URL.createObjectURL(await answer.blob());
         if (!abort.signal.aborted) setUrl(made);
-      } catch (error) {
-        if (!abort.signal.aborted && error.code === "image_not_at_hand") onAway?.(error);
+      } catch {
+        // its room stays empty; the path stands beside it
       }
     };
     const watch = new IntersectionObserver(([entry], observer) => entry.isIntersecting && (observer.disconnect(), show()), { rootMargin: NEAR });

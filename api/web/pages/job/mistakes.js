@@ -1,11 +1,11 @@
 // How sensible the mistakes are: the five likeliest classes of both models for the same pictures (figure 4).
 
 import { number } from "../../lib/format.js";
-import { useGet } from "../../lib/hooks.js";
+import { useGet, useLoaded } from "../../lib/hooks.js";
 import { html, useMemo, useState } from "../../lib/html.js";
-import { Card, Shares } from "../../parts/controls.js";
+import { Card, Placeholder, Shares } from "../../parts/controls.js";
 import { Later, useGroup } from "../../parts/groups.js";
-import { JobImage } from "../../parts/job_image.js";
+import { JobImage, fetchImage, isNotAtHand } from "../../parts/job_image.js";
 
 const MEASURES = [
   ["error_similarity", "Mistakes are like the truth", "mean similarity of the wrong answer to the true class"],
@@ -18,6 +18,11 @@ export function MistakesTab({ job }) {
   const similarity = useGet(`/fine_tuning/jobs/${encodeURIComponent(job.id)}/similarity`).data;
   const pictures = useMemo(() => (group ? pairUp(group) : []), [group?.before, group?.after]);
   const [away, setAway] = useState(null); // why no picture can be shown
+  const [first] = pictures;
+  const isKnown = useLoaded(async (signal) => {
+    if (first) await fetchImage(job, first, signal).catch((error) => void (isNotAtHand(error) && setAway(error)));
+    return true; // the room for pictures is there before them, or not at all
+  }, [first?.path, first?.source]).data;
   if (!group) return html`<${Later} job=${job} />`;
   const { before, after } = group;
   return html`<div class="stack">
@@ -35,17 +40,18 @@ export function MistakesTab({ job }) {
     <//>
     ${pictures.length > 0 && html`<p class="small soft">The five likeliest classes of both models for the same pictures, with their probabilities; the small number behind a name is its similarity to the truth.</p>`}
     ${away && html`<p class="notice">${away.message} Their paths tell which they are.</p>`}
-    <div class="two">${pictures.map((one) => html`<${Picture} key=${one.path} ...${one} job=${job} similarity=${similarity} onAway=${away ? null : setAway} isAway=${Boolean(away)} />`)}</div>
+    ${!isKnown && html`<${Placeholder} height=${320} />`}
+    <div class="two">${isKnown && pictures.map((one) => html`<${Picture} key=${one.path} ...${one} job=${job} similarity=${similarity} isAway=${Boolean(away)} />`)}</div>
     ${!pictures.length && html`<p class="soft">No single mistakes were kept for this group.</p>`}
   </div>`;
 }
 
-function Picture({ job, path, source, label, rows, similarity, isAway, onAway }) {
+function Picture({ job, path, source, label, rows, similarity, isAway }) {
   const word = (folder) => job.class_names[folder] ?? folder;
   const likeness = likenessTo(word(label), similarity);
   return html`<${Card} title=${word(label)} note=${path}>
     <div class="mistake ${isAway ? "is-away" : ""}">
-      ${!isAway && html`<${JobImage} job=${job} path=${path} source=${source} alt="The picture: ${word(label)}" onAway=${onAway} />`}
+      ${!isAway && html`<${JobImage} job=${job} path=${path} source=${source} alt="The picture: ${word(label)}" />`}
       ${rows.map(
         ([model, top]) => html`<div>
           <h3 class="soft">${model}</h3>

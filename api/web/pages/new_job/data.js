@@ -29,8 +29,8 @@ export function ChooseData({ form, change }) {
   const chosen = known.find((file) => file.id === form.dataset);
   return html`<div class="stack">
     <${Drop} id="archive" title="Drop a zip or a folder of pictures" accept=".zip,application/zip" onFiles=${run} hint=${html`One folder a class, <code>cat/1.jpg</code>; or by domain first, <code>photo/cat/1.jpg</code>.`} />
-    <div class="upload-state" aria-live="polite">
-      ${state && html`<div class="stack tight"><span class="small">${state.word}${state.share == null ? " …" : ` ${Math.round(100 * state.share)}%`}</span><div class="bar"><div style=${{ width: `${100 * (state.share ?? 0)}%` }}></div></div></div>`}
+    <div class="upload-state">
+      ${state && html`<div class="stack tight"><span class="small"><span role="status">${state.word}</span>${state.share == null ? " …" : ` ${Math.round(100 * state.share)}%`}</span><div class="bar"><div style=${{ width: `${100 * (state.share ?? 0)}%` }}></div></div></div>`}
       ${!state && form.dataset && html`<span class="small">Chosen: <b>${chosen?.filename ?? form.dataset}</b>${chosen && ` · ${bytes(chosen.bytes)}`}</span>`}
     </div>
     <${Problem} error=${error} />

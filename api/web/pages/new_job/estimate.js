@@ -7,7 +7,7 @@ import { Problem } from "../../parts/controls.js";
 export function Estimate({ estimate, error }) {
   const wait = estimate?.start_estimate == null ? null : Math.max(0, estimate.start_estimate - Date.now() / 1000);
   return html`<${Problem} error=${error} />
-    <dl class="figures">
+    <dl class="figures roomy">
       <div><dt>Time</dt><dd>${estimate ? duration(estimate.wall_seconds) : "–"}</dd><dd>${!estimate ? "once the pictures are read" : estimate.measured_on ? `measured on ${estimate.measured_on}` : "a guess: nothing was trained here yet"}</dd></div>
       <div><dt>Starts</dt><dd>${!estimate ? "–" : wait == null ? "unknown" : wait < 5 ? "at once" : `in ${roughly(wait)}`}</dd><dd>${estimate && wait == null ? "no worker is known" : "when a worker is free"}</dd></div>
       <div><dt>Steps</dt><dd>${estimate ? count(estimate.num_steps) : "–"}</dd><dd>${estimate ? `of ${estimate.batch_size} images` : "of a batch each"}</dd></div>
