@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from alignclip_store.claims import CLAIM_ORDER, end_run
@@ -35,30 +35,43 @@ def reap(session: Session, settings: Settings) -> list[str]:
     """Act on every claimed job whose lease has run out; the ids of those jobs.
 
     It goes back to the queue; it has failed when it lost `max_runs_per_job` runs; it is cancelled when that was asked.
+
+    A lease that lies further ahead than any can was written while the clock was ahead. It is made a lease from now on:
+    a worker that lives renews it, and that of a dead one lapses in time.
     """
     now = database_now(session)
-    stale = (
+    longest = now + timedelta(seconds=settings.lease_seconds)
+    suspect = (
         select(Job)
-        .where(Job.status.in_(CLAIMED), Job.lease_until < now)
+        .where(Job.status.in_(CLAIMED), or_(Job.lease_until < now, Job.lease_until > longest))
         .order_by(Job.created_at, Job.id)
         .with_for_update(skip_locked=True)  # several reapers may run
     )
-    jobs = list(session.scalars(stale.execution_options(populate_existing=True)))
-    for job in jobs:
+    stale = []
+    for job in session.scalars(suspect.execution_options(populate_existing=True)).all():
+        if job.lease_until is not None and job.lease_until > longest:
+            job.lease_until = longest
+            continue
         _give_up_run(session, job, settings.max_runs_per_job, now)
-    return [job.id for job in jobs]
+        stale.append(job.id)
+    return stale
 
 
 def jobs_to_wake(session: Session, settings: Settings) -> list[str]:
-    """Queued jobs for which no worker was woken within `wake_again_seconds`, in their order; marks them as woken."""
+    """Queued jobs for which no worker was woken within `wake_again_seconds`, in their order; marks them as woken.
+
+    So are those for which one was woken later than that from now: the clock was ahead then.
+    """
     review_waiting_jobs(session, settings)
     now = database_now(session)
-    due = now - timedelta(seconds=settings.wake_again_seconds)
+    interval = timedelta(seconds=settings.wake_again_seconds)
+    due = now - interval
     is_claimable = (Job.status == JobStatus.QUEUED, Job.phase != OVER_QUOTA)
     oldest = select(Job.id).where(*is_claimable).order_by(*CLAIM_ORDER).limit(MAX_WOKEN_JOBS)
+    is_due = or_(func.coalesce(Job.woken_at, due) <= due, Job.woken_at > now + interval)
     woken = session.execute(
         update(Job)
-        .where(Job.id.in_(oldest), Job.status == JobStatus.QUEUED, func.coalesce(Job.woken_at, due) <= due)
+        .where(Job.id.in_(oldest), Job.status == JobStatus.QUEUED, is_due)
         .values(woken_at=now)
         .returning(Job.priority, Job.created_at, Job.id)
         .execution_options(synchronize_session=False)

@@ -137,7 +137,8 @@ def postgres_server(folder: Path, *, survives_kills: bool = False) -> Server:
     identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
     binaries = _postgres_binaries(folder, identity)
     data = folder / "data"
-    data.mkdir(mode=0o700)
+    data.mkdir(exist_ok=True)  # it may be a disk of its own
+    data.chmod(0o700)
     if user:
         folder.chmod(0o755)
         os.chown(data, user.pw_uid, user.pw_gid)

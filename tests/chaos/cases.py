@@ -16,10 +16,11 @@ NUM_STEPS = 24  # of every job
 CHECKPOINT_EVERY = 8
 
 EVERYWHERE = (
-    "kill_worker", "kill_api", "stall_worker", "kill_broker", "flush_broker", "restart_broker",
+    "kill_worker", "kill_api", "stall_worker", "kill_broker", "flush_broker", "restart_broker", "jump_clock",
 )  # fmt: skip
-# SQLite has neither a connection nor a server, and no clock but the workers'.
-ON_POSTGRES = ("cut_database", "restart_database", "jump_clock")
+ON_POSTGRES = ("cut_database", "restart_database")  # SQLite has neither a connection nor a server
+ON_SQLITE = ("kill_ahead",)  # whose clock is that of its processes, so that a wrong one writes leases
+ON_SMALL_DISKS = ("fill_disk", "fill_database")
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def make_cases(*, has_postgres: bool, has_small_disks: bool, seed: int) -> list[
     Each round does every action once, so that a run that is broken off has seen all of them.
     """
     choice = random.Random(seed)
-    points = dict.fromkeys((*EVERYWHERE, *(ON_POSTGRES if has_postgres else ())), POINTS)
-    points |= {"kill_trainer": IN_TRAINER, "kill_both": IN_TRAINER}
-    points["fill_disk"] = POINTS if has_small_disks else ("mid_checkpoint_write",)
+    points = dict.fromkeys((*EVERYWHERE, *(ON_POSTGRES if has_postgres else ON_SQLITE)), POINTS)
+    points |= {"kill_trainer": IN_TRAINER, "kill_both": IN_TRAINER, "fill_disk": ("mid_checkpoint_write",)}
+    points |= dict.fromkeys(ON_SMALL_DISKS if has_small_disks else (), POINTS)
     cases = []
     for pairs in zip_longest(*(_pairs(action, points[action], choice) for action in sorted(points))):
         found = [pair for pair in pairs if pair is not None]

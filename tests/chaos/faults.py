@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -14,7 +14,7 @@ import redis
 
 from alignclip_core.faults import DISK_FULL
 from tests.chaos.cases import Case
-from tests.chaos.stage import Held, Stage, signal_worker
+from tests.chaos.stage import CLOCK_JUMP, Held, Stage, signal_worker
 from tests.worker.conftest import is_alive
 
 AWAY_SECONDS = 2.0  # how long a killed server stays away
@@ -98,14 +98,58 @@ class Faults:
         self._stage.database.start()
 
     def jump_clock(self, held: Held) -> None:
-        """The workers' machine is a day ahead while they go on, longer than a lease, and then is right again."""
+        """A day ahead while they go on, longer than a lease, and then right again. A client creates a job meanwhile."""
+        self._go_ahead(held)
+        self._stage.service.release(held.point)
+        self._stage.submit(self._stage.new_key())
+        time.sleep(self._stage.service.settings.lease_seconds + AWAY_SECONDS)
+        self._stage.clock_file.unlink()
+        if self._stage.database is not None:  # its clock was right all the time
+            assert not self._is_leased_ahead(held.job_id)
+
+    def kill_ahead(self, held: Held) -> None:
+        """The same, and a worker that has a job then dies before it can say how late it is."""
+        stage = self._stage
+        self._go_ahead(held)
+        stage.service.release(held.point)
+        ahead = stage.hold(held.point, arrival=1)
+        stage.wait_until(lambda: self._is_leased_ahead(ahead.job_id), f"{ahead.job_id} has no lease of tomorrow")
+        signal_worker(ahead.worker, signal.SIGSTOP)
+        stage.clock_file.unlink()
+        assert self._is_leased_ahead(ahead.job_id)
+        self.kill_worker(ahead)
+        stage.wait_for_lost_run(ahead.job_id)
+
+    def _go_ahead(self, held: Held) -> None:
+        """All that have the clock library are a day ahead."""
         assert str(self._stage.clock_library) in Path(f"/proc/{held.worker.pid}/maps").read_text()
         self._stage.clock_file.touch()
-        self._stage.service.release(held.point)
-        time.sleep(self._stage.service.settings.lease_seconds + AWAY_SECONDS)
-        lease_until = self._stage.job(held.job_id).lease_until
-        self._stage.clock_file.unlink()
-        assert lease_until is None or lease_until < datetime.now(UTC) + timedelta(hours=1)
+
+    def _is_leased_ahead(self, job_id: str) -> bool:
+        lease_until = self._stage.job(job_id).lease_until
+        return lease_until is not None and lease_until > datetime.now(UTC) + CLOCK_JUMP / 2
+
+    def fill_database(self, held: Held) -> None:
+        """That of the database alone, from before the job goes on until its lease has lapsed.
+
+        A client creates a job meanwhile. No process dies of it but the database's server, whom others start again.
+        """
+        stage = self._stage
+        disk = stage.database_disk
+        assert disk is not None
+        stage.tidy_database()
+        disk.fill()
+        client = threading.Thread(target=stage.submit, args=(stage.new_key(),))
+        client.start()
+        stage.service.release(held.point)
+        stage.wait_until(stage.is_write_refused, "The database still finds room")
+        time.sleep(stage.service.settings.lease_seconds + AWAY_SECONDS)
+        dead = [name for name, process in stage.processes.items() if not is_alive(process)]
+        assert dead == [], stage.logs()
+        disk.free()
+        if stage.database is not None and stage.database.process.poll() is not None:
+            stage.database.start()
+        client.join()
 
     def fill_disk(self, held: Held) -> None:
         """Those of run directories and of artifacts, until a run was given up for it, with the reason in its events.

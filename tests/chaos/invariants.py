@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+import httpx2
 import psutil
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,9 +19,10 @@ from alignclip_store.database import reading
 from alignclip_store.job_status import FINISHED
 from alignclip_store.tables import Checkpoint, Event, Job, Metric, Model, Run
 from tests.chaos.cases import NUM_STEPS
-from tests.chaos.stage import Stage
+from tests.chaos.stage import CLOCK_JUMP, Stage
 
 ENDINGS = ("successfully completed", "has been cancelled", "has failed")
+DATABASE_AWAY = (503, "database_unavailable")
 TIMES = ("images_per_second",)  # the only numbers of a step that a clock goes into
 
 
@@ -41,7 +44,7 @@ def broken_invariants(stage: Stage, reference_id: str) -> list[str]:
     ids = sorted(job.id for job in jobs)
     if ids != sorted(stage.job_ids.values()):
         wrong.append(f"{len(set(stage.job_ids.values()))} jobs were accepted, {len(ids)} are there")
-    return wrong + _left_behind(stage)
+    return wrong + _wrong_answers(stage) + _left_behind(stage)
 
 
 def _wrong_end(job: Job, session: Session) -> list[str]:
@@ -64,9 +67,14 @@ def _wrong_runs(runs: Sequence[Run]) -> list[str]:
     if [run.outcome for run in runs].count("succeeded") != 1 or runs[-1].outcome != "succeeded":
         wrong.append(f"has runs {[run.outcome for run in runs]}")
     for former, later in pairwise(runs):
-        if former.ended_at is None or later.started_at < former.ended_at:
+        if former.ended_at is None or _true_time(later.started_at) < _true_time(former.ended_at):
             wrong.append(f"runs {former.fence} and {later.fence} held it at one time")
     return wrong
+
+
+def _true_time(moment: datetime) -> datetime:
+    """When it was; what lies before us was written while the clock was ahead."""
+    return moment - CLOCK_JUMP if moment > datetime.now(UTC) else moment
 
 
 def _training_of(session: Session, artifacts: ArtifactStore, job_id: str) -> dict[str, Any]:
@@ -107,6 +115,19 @@ def _wrong_checkpoints(session: Session, artifacts: ArtifactStore, job: Job) -> 
     checkpoints = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id)).all()
     missing = [each.step for each in checkpoints if not artifacts.exists(f"{each.artifact_uri}/manifest.json")]
     return [f"names checkpoints that are not there: {missing}"] if missing or not checkpoints else []
+
+
+def _wrong_answers(stage: Stage) -> list[str]:
+    """A client that creates a job gets it, or is told that the database is away."""
+    wrong = [answer for answer in stage.refusals if (answer.status_code, _code_of(answer)) != DATABASE_AWAY]
+    return [f"a client was answered {answer.status_code}: {answer.text[:500]}" for answer in wrong]
+
+
+def _code_of(answer: httpx2.Response) -> str | None:
+    try:
+        return str(answer.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _left_behind(stage: Stage) -> list[str]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import OperationalError
 
 from alignclip_core.faults import DISK_FULL, FaultPoint
-from alignclip_store.database import reading
+from alignclip_store.database import reading, transaction
 from alignclip_store.queue import wake
 from alignclip_store.tables import Event, Job, Run
 from tests.chaos.cases import CHECKPOINT_EVERY, NUM_STEPS
@@ -27,6 +30,11 @@ from tests.worker.conftest import is_alive
 KEY = "acl-secret"  # the environment of every process names it
 WORKERS = ("one", "two")
 WAIT_SECONDS = 600.0  # for one thing; much of it on a machine that has other things to do
+CLOCK_JUMP = timedelta(days=1)  # of clock_jump.c
+LARGE_WRITE = {
+    "sqlite": "PRAGMA user_version = 0",  # a page, for which a log that was just emptied has no room
+    "postgresql": "SELECT pg_logical_emit_message(true, 'chaos', repeat('x', 1000000))",  # of 16 MB that a log file has
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,10 @@ class Stage:
     processes: dict[str, psutil.Popen] = field(default_factory=dict)
     job_ids: dict[str, str] = field(default_factory=dict)  # by Idempotency-Key
     file_id: str | None = None  # of the uploaded archive
-    clock_library: Path | None = None  # of workers whose clock may jump
+    refusals: list[httpx2.Response] = field(default_factory=list)  # answers that were errors of the service
+    clock_library: Path | None = None  # of processes whose clock may jump
     disks: list[SmallDisk] = field(default_factory=list)  # those of run directories and artifacts
+    database_disk: SmallDisk | None = None
 
     def start(self) -> None:
         if self.has_api:
@@ -174,6 +184,23 @@ class Stage:
 
         self.wait_until(is_tidy, "Run directories are left")
 
+    def tidy_database(self) -> None:
+        """Have SQLite empty its log, whose file would take a lot of writes on a full disk."""
+        if self.database is None:
+            path = self.service.engine.url.database
+            with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+                assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+
+    def is_write_refused(self) -> bool:
+        """Whether the database does not take a large write."""
+        engine = self.service.engine
+        try:
+            with transaction(engine) as session:
+                session.execute(text(LARGE_WRITE[engine.dialect.name]))
+        except OperationalError:
+            return True
+        return False
+
     def num_lost_runs(self) -> int:
         with reading(self.service.engine) as session:
             return session.scalar(select(func.count()).where(Run.outcome == "lost")) or 0
@@ -184,7 +211,7 @@ class Stage:
 
     @property
     def clock_file(self) -> Path:
-        """The workers' wall clock is a day ahead while this file is there."""
+        """The wall clock of processes with the library is a day ahead while this file is there."""
         return self.service.settings.home_dir / "clock"
 
     def _outcome(self, job_id: str, fence: int) -> str | None:
@@ -192,14 +219,14 @@ class Stage:
             return session.scalars(select(Run.outcome).where(Run.job_id == job_id, Run.fence == fence)).one()
 
     def _start(self, name: str) -> psutil.Popen:
+        clock = {}
+        if self.clock_library is not None and (name in WORKERS or self.database is None):
+            clock = {"LD_PRELOAD": str(self.clock_library), "CLOCK_JUMP_FILE": str(self.clock_file)}
         if name == "reaper":
-            return self.service.start_reaper()
+            return self.service._start("reaper", ["-m", "worker.reaper"], **clock)
         if name == "api":
             arguments = ["-m", "uvicorn", "--factory", "api.main:create_app_from_environment", "--port", str(self.port)]
-            return self.service._start("api", arguments)
-        clock = {}
-        if self.clock_library is not None:
-            clock = {"LD_PRELOAD": str(self.clock_library), "CLOCK_JUMP_FILE": str(self.clock_file)}
+            return self.service._start("api", arguments, **clock)
         return self.service.start_worker(name, **clock)
 
     def _post(self, key: str) -> None:
@@ -211,7 +238,9 @@ class Stage:
             body = {"model": "tiny", "training_file": self.file_id, "num_steps": NUM_STEPS, "global_batch_size": 6}
             body |= {"checkpoint_every_steps": CHECKPOINT_EVERY, "learning_rate": 1e-3, "seed": 0}
             answer = client.post(f"{url}/fine_tuning/jobs", json=body, headers={"Idempotency-Key": key})
-            if answer.status_code < 500:
+            if answer.status_code >= 500:
+                self.refusals.append(answer)
+            else:
                 self.job_ids[key] = answer.raise_for_status().json()["id"]
 
 

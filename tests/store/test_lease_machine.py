@@ -213,7 +213,7 @@ def test_whatever_happens_in_whatever_order_each_job_has_one_holder_and_one_end(
 ) -> None:
     seen: Counter[str] = Counter()
     run_machine(
-        lambda: Leases(engine, make_settings(), new_job, seen),
+        lambda: Leases(engine, make_settings(lease_seconds=LEASE_SECONDS), new_job, seen),
         settings=settings(
             max_examples=30,
             stateful_step_count=40,
