@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,7 @@ from alignclip_store.database import reading
 from alignclip_store.job_status import FINISHED
 from alignclip_store.tables import Checkpoint, Event, Job, Metric, Model, Run
 from tests.chaos.cases import NUM_STEPS
-from tests.chaos.stage import CLOCK_JUMP, Stage
+from tests.chaos.stage import Stage, true_time
 
 ENDINGS = ("successfully completed", "has been cancelled", "has failed")
 DATABASE_AWAY = (503, "database_unavailable")
@@ -67,14 +66,9 @@ def _wrong_runs(runs: Sequence[Run]) -> list[str]:
     if [run.outcome for run in runs].count("succeeded") != 1 or runs[-1].outcome != "succeeded":
         wrong.append(f"has runs {[run.outcome for run in runs]}")
     for former, later in pairwise(runs):
-        if former.ended_at is None or _true_time(later.started_at) < _true_time(former.ended_at):
+        if former.ended_at is None or true_time(later.started_at) < true_time(former.ended_at):
             wrong.append(f"runs {former.fence} and {later.fence} held it at one time")
     return wrong
-
-
-def _true_time(moment: datetime) -> datetime:
-    """When it was; what lies before us was written while the clock was ahead."""
-    return moment - CLOCK_JUMP if moment > datetime.now(UTC) else moment
 
 
 def _training_of(session: Session, artifacts: ArtifactStore, job_id: str) -> dict[str, Any]:
