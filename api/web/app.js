@@ -33,6 +33,7 @@ const placeOf = (name) => (name === "classifications" ? "try" : name);
 function App() {
   const route = useRoute();
   const [hasKey, setHasKey] = useState(Boolean(key.get()));
+  const [isOpen, setIsOpen] = useState(hasKey); // stays while another key is asked for: what was filled in is still there
   const [refusal, setRefusal] = useState(null);
   useEffect(() => {
     onKeyRefused((error) => {
@@ -45,15 +46,27 @@ function App() {
     key.clear();
     setRefusal(null);
     setHasKey(false);
+    setIsOpen(false);
   };
   const enter = (value) => {
     key.set(value);
     setRefusal(null);
     setHasKey(true);
+    setIsOpen(true);
   };
+  useEffect(() => {
+    if (!hasKey || !isOpen) return;
+    const heading = document.querySelector("h1");
+    heading.focus({ preventScroll: true });
+    document.title = `${heading.textContent} · AlignCLIP`;
+    dispatchEvent(new Event("key"));
+  }, [hasKey]);
   return html`<a class="skip" href="#main" onClick=${toMain}>To the content</a>
     <${Top} place=${route.parts[0]} onLeave=${hasKey ? leave : null} />
-    <main id="main">${hasKey ? html`<${Page} route=${route} />` : html`<${KeyPage} refusal=${refusal} onKey=${enter} />`}</main>`;
+    <main id="main">
+      ${!hasKey && html`<${KeyPage} refusal=${refusal} onKey=${enter} />`}
+      ${isOpen && html`<div hidden=${!hasKey}><${Page} route=${route} /></div>`}
+    </main>`;
 }
 
 function Top({ place, onLeave }) {

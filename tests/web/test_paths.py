@@ -223,6 +223,27 @@ def test_a_service_that_is_away_is_told_and_found_again(new_page):
         expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_a_key_that_ends_leaves_what_was_filled_in(new_page, service):
+    guest = service.http.post("/v1/api_keys", json={"name": "guest", "scopes": ["infer", "train"]}).json()
+    with new_page(has_key=False, expected="401") as page:
+        page.goto("/#/evaluations/new")
+        page.get_by_label("API key").fill(guest["key"])
+        page.get_by_role("button", name="Open").click()
+        page.get_by_label("Name").fill("which one holds")
+        assert service.http.delete(f"/v1/api_keys/{guest['id']}").status_code == 200
+        page.get_by_label("Or a reference").fill("/nowhere/pets")
+        page.get_by_role("button", name="Use", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("ask for a new one")
+        expect(page.get_by_role("heading", name="Welcome")).to_be_focused()
+        expect(page.get_by_label("Name")).to_be_hidden()
+        page.get_by_label("API key").fill(service.api_key)
+        page.get_by_label("API key").press("Enter")
+        expect(page.get_by_role("heading", name="New evaluation")).to_be_focused()
+        expect(page.get_by_label("Name")).to_have_value("which one holds")
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_label("Name")).to_have_count(0)
+
+
 def test_a_job_that_is_not_there_leads_back(new_page):
     with new_page(expected="404") as page:
         page.goto("/#/jobs/ftjob-nothing")

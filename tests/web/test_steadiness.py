@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.page, pytest.mark.timeout(3600)]
 
 
 def open_slowly(page: Page, place: str) -> None:
-    """Load the page, the first of its tab; each answer of the API comes alone, after what the ones before it changed was painted."""
+    """Load the page, the first of its tab; each answer comes when what the ones before it changed was painted."""
     held: list[Route] = []
     page.route("**/v1/**", lambda route: held.append(route))
     page.goto(f"/#/{place}")

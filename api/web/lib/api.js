@@ -35,6 +35,8 @@ export const getText = async (path, options) => (await send("GET", path, options
 
 /** The answer of a request that succeeded. Throws an `ApiError`, or an AbortError where `signal` ended it. */
 export async function send(method, path, { body, headers = {}, signal } = {}) {
+  const given = key.get();
+  if (!given) throw new ApiError(401, { message: "Another API key is asked for first.", code: "no_key" });
   const isForm = body instanceof FormData;
   let response;
   try {
@@ -42,7 +44,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
       method,
       signal,
       headers: {
-        authorization: `Bearer ${key.get() ?? ""}`,
+        authorization: `Bearer ${given}`,
         ...(body !== undefined && !isForm ? { "content-type": "application/json" } : {}),
         ...headers,
       },
@@ -57,7 +59,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
   }
   if (response.ok) return response;
   const error = new ApiError(response.status, await readError(response));
-  if (response.status === 401) whenKeyRefused(error);
+  if (response.status === 401 && given === key.get()) whenKeyRefused(error);
   throw error;
 }
 

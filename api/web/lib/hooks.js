@@ -21,8 +21,17 @@ export function useLoaded(load, inputs) {
     return () => abort.abort();
   }, [...inputs, turn]);
   const reload = useCallback(() => setTurn((old) => old + 1), []);
+  useKeyEvent(reload);
   useEvery(AGAIN_SECONDS, () => mayPass(state.error) && reload());
   return { ...state, reload };
+}
+
+/** Run a function once another key is there. */
+function useKeyEvent(run) {
+  useEffect(() => {
+    addEventListener("key", run);
+    return () => removeEventListener("key", run);
+  }, [run]);
 }
 
 /** Nobody answers, or the service itself is in trouble. */
@@ -63,7 +72,9 @@ export function useJob(id) {
     moving.current = { queue, estimated_finish };
     setState((old) => ({ ...old, job: { ...old.job, ...moving.current } }));
   });
-  return { ...state, restart: useCallback(() => setTurn((old) => old + 1), []) };
+  const restart = useCallback(() => setTurn((old) => old + 1), []);
+  useKeyEvent(restart);
+  return { ...state, restart };
 }
 
 const EMPTY_JOB = { job: null, events: [], train: [], evaluations: [], isConnected: true, error: null };
