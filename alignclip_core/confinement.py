@@ -52,13 +52,14 @@ class Confinement:
 
     hidden: Path  # read everything but what is below it
     readable: tuple[Path, ...] = ()  # ... where these are an exception
-    own: Path  # read and write, and move files about
+    own: Path | None = None  # read and write, and move files about
     writable: tuple[Path, ...] = ()  # read and write, too
     has_network: bool = False
 
     def wrap(self, command: Sequence[str]) -> list[str]:
         """The command line that becomes the command within this confinement."""
-        options = ["--hide", str(self.hidden), "--own", str(self.own)]
+        options = ["--hide", str(self.hidden)]
+        options += ["--own", str(self.own)] if self.own is not None else []
         options += [part for path in self.readable for part in ("--read", str(path))]
         options += [part for path in self.writable for part in ("--write", str(path))]
         options += ["--network"] if self.has_network else []
@@ -89,7 +90,7 @@ def main(arguments: list[str]) -> None:
     """Confine this process and become the command."""
     parser = argparse.ArgumentParser(prog="alignclip_core.confinement")
     parser.add_argument("--hide", type=Path, required=True)
-    parser.add_argument("--own", type=Path, required=True)
+    parser.add_argument("--own", type=Path)
     parser.add_argument("--read", type=Path, action="append", default=[])
     parser.add_argument("--write", type=Path, action="append", default=[])
     parser.add_argument("--network", action="store_true")
@@ -124,7 +125,8 @@ def _grants(confinement: Confinement) -> Iterator[tuple[Path, int]]:
         yield path, READ
     for path in confinement.writable:
         yield path, WRITE
-    yield confinement.own, WRITE | REFER
+    if confinement.own is not None:
+        yield confinement.own, WRITE | REFER
 
 
 def _all_but(hidden: Path) -> Iterator[Path]:

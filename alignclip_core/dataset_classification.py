@@ -25,9 +25,9 @@ from alignclip_core.dataset.samples import Sample
 from alignclip_core.encoder import TextEncoder, build_text_encoder
 from alignclip_core.errors import ImageRejected, TrainingStopped
 from alignclip_core.finished_model import FinishedModel, open_model
-from alignclip_core.images import ImageLimits, decode_image
+from alignclip_core.images import ImageLimits
 from alignclip_core.loading import NUM_AHEAD, prefetch
-from alignclip_core.pixels import prepare_image
+from alignclip_core.pixels import decode_pixels, prepare_pixels
 from alignclip_core.prompts import readable_names
 from alignclip_core.run_dir import MANIFEST_FILE, ClassSimilarity, Record, RecordKind, RunDir, file_sha256, write_file
 from alignclip_core.runtimes.choosing import RuntimeChoice, make_tower
@@ -119,7 +119,7 @@ class DatasetClassification:
         """The image as the tower takes it, or why there is none."""
         try:
             content = read_sample(self._run_dir.dataset, sample, self._limits)
-            return prepare_image(decode_image(content, self._limits), self._classifier.preprocessing)
+            return prepare_pixels(decode_pixels(content, self._limits), self._classifier.preprocessing)
         except ImageRejected as error:
             return error
 

@@ -29,7 +29,7 @@ from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import build_text_encoder
 from alignclip_core.errors import DatasetInvalid
 from alignclip_core.finished_model import FinishedModel
-from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, decode_image
+from alignclip_core.images import DEFAULT_LIMITS, Decode, ImageLimits, decode_image
 from alignclip_core.label_doubts import find_alike_names, find_doubted_labels, judge_labels
 from alignclip_core.method.similarity import class_similarity
 from alignclip_core.prompts import embed_classes
@@ -60,6 +60,7 @@ def report_dataset(
     max_images: int | None = None,
     max_seconds: float = math.inf,
     limits: ImageLimits = DEFAULT_LIMITS,
+    decode: Decode = decode_image,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """The report as JSON. `root` holds the images, at least those that `checked_samples` names.
@@ -70,14 +71,14 @@ def report_dataset(
     """
     split = split_dataset(layout, config, validation[1] if validation else None)
     until = time.monotonic() + max_seconds
-    own, own_bad = look_at_dataset(root, layout, max_images, limits, partial(on_progress, "decoding"), until)
-    given, given_bad = look_at_validation(validation, max_images, limits, on_progress, until)
+    own, own_bad = look_at_dataset(root, layout, max_images, limits, partial(on_progress, "decoding"), until, decode)
+    given, given_bad = look_at_validation(validation, max_images, limits, on_progress, until, decode)
     looks, bad = [*own, *given], [*own_bad, *given_bad]
     good = {look.path for look in own}
     readable = [sample for sample in layout.samples if sample.path in good]
     display_names = list(config.class_names.values())
     cosine = class_similarity(judge.class_embeddings)
-    compared, features = _compare(root, readable, judge, limits, partial(on_progress, "comparing"), max_seconds)
+    compared, features = _compare(root, readable, judge, limits, decode, partial(on_progress, "comparing"), max_seconds)
     findings = [
         *find_faults(layout, split, config, looks, bad),
         *find_alike_names(display_names, cosine),
@@ -151,6 +152,7 @@ def _compare(
     samples: Sequence[Sample],
     judge: Judge,
     limits: ImageLimits,
+    decode: Decode,
     on_progress: Callable[[int, int], None],
     max_seconds: float,
 ) -> tuple[Sequence[Sample], Tensor]:
@@ -160,7 +162,7 @@ def _compare(
     features: list[Tensor] = []
     for start in range(0, len(ordered), BATCH_SIZE):
         batch = ordered[start : start + BATCH_SIZE]
-        pictures = [decode_image(read_sample(root, sample, limits), limits) for sample in batch]
+        pictures = [decode(read_sample(root, sample, limits), limits) for sample in batch]
         features.append(judge.image_features(pictures).float().cpu())
         on_progress(start + len(batch), len(ordered))
         if time.monotonic() > until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -23,6 +24,9 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+
+Decode = Callable[[bytes, ImageLimits], Image.Image]
+"""`decode_image`, or what does the same elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.check import read_sample
 from alignclip_core.dataset.layout import MASK_SUFFIX, Sample
 from alignclip_core.errors import ImageRejected
-from alignclip_core.images import ImageLimits, Preprocessing, decode_image
-from alignclip_core.pixels import decode_pixels, prepare_image, random_crop
+from alignclip_core.images import ImageLimits, Preprocessing
+from alignclip_core.pixels import decode_pixels, prepare_pixels, random_crop
 
 NUM_AHEAD = 2  # batches that are ready or under way while the trainer works on another
 ORDER, AUGMENTATION = 0, 1  # streams of random numbers
@@ -158,7 +158,7 @@ def iterate_evaluation(
     """The samples' images in order, prepared as the model's own preprocessing has it. Raises `ImageRejected`."""
 
     def load(sample: Sample) -> Tensor:
-        return prepare_image(load_sample(root, sample, limits, decode_image), preprocessing)
+        return prepare_pixels(load_sample(root, sample, limits, decode_pixels), preprocessing)
 
     images = prefetch(load, samples, num_threads, NUM_AHEAD * batch_size)
     while batch := list(islice(images, batch_size)):
@@ -188,8 +188,8 @@ def load_masks(
     for row, sample in enumerate(samples):
         name = PurePosixPath(sample.path).with_suffix(MASK_SUFFIX).as_posix()
         if sample.place is None and (root / sample.source / name).is_file():
-            mask = load_sample(root, replace(sample, path=name), limits, decode_image)
-            masks[row] = prepare_image(mask, preprocessing).float().mean(dim=0) / 255
+            mask = load_sample(root, replace(sample, path=name), limits, decode_pixels)
+            masks[row] = prepare_pixels(mask, preprocessing).float().mean(dim=0) / 255
     return None if masks.isnan().all() else masks
 
 

@@ -38,18 +38,28 @@ def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
 
 
 def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> UInt8[Tensor, "3 size size"]:
-    """The picture at the model's size, as open_clip's evaluation transform makes it, not yet normalised."""
+    """`prepare_pixels` of an RGB picture."""
+    return prepare_pixels(to_pixels(image), preprocessing)
+
+
+def prepare_pixels(
+    pixels: UInt8[Tensor, "3 height width"], preprocessing: Preprocessing
+) -> UInt8[Tensor, "3 size size"]:
+    """The picture at the model's size, within one level of open_clip's evaluation transform, not yet normalised."""
     size = preprocessing.image_size
     interpolation = InterpolationMode(preprocessing.interpolation)
     if preprocessing.resize_mode == "squash":
-        image = F.resize(image, [size, size], interpolation=interpolation)
+        sides = [size, size]
     elif preprocessing.resize_mode == "longest":
-        image = _fit_inside(image, size, interpolation)
+        share = size / max(pixels.shape[1:])
+        sides = [max(1, round(side * share)) for side in pixels.shape[1:]]
     else:
-        image = F.resize(image, size, interpolation=interpolation)
-    cropped = np.asarray(F.center_crop(image, [size, size]))  # black where a side is shorter
+        sides = [size]
+    # On the tensor rather than a picture: five to eight times as fast as Pillow, on the calling thread alone.
+    resized = F.resize(pixels, sides, interpolation=interpolation, antialias=True)
+    cropped = F.center_crop(resized, [size, size])  # black where a side is shorter
     # Copied by numpy: torch wakes a thread for every core to copy one picture, and they spin on when they are done.
-    return torch.from_numpy(np.ascontiguousarray(cropped.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(cropped.numpy()))
 
 
 def random_crop(
@@ -95,10 +105,3 @@ def normalise(
     mean = torch.tensor(preprocessing.mean, device=images.device).view(3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(3, 1, 1)
     return images.float().sub_(255 * mean).div_(255 * std)  # one conversion: half the time of a mixed subtraction
-
-
-def _fit_inside(image: Image.Image, size: int, interpolation: InterpolationMode) -> Image.Image:
-    share = size / max(image.size)
-    sides = [round(image.height * share), round(image.width * share)]
-    resized: Image.Image = F.resize(image, sides, interpolation=interpolation)
-    return resized

@@ -24,7 +24,6 @@ from alignclip_store.reports import create_report
 from api.answers import seconds
 from api.authentication import Caller
 from api.errors import RateLimited
-from api.image_features import limits_of
 from api.resources import Resources
 from api.schemas import Name, RequestBody, Template, resolve_templates
 
@@ -143,7 +142,8 @@ def _look(resources: Resources, owner: str, request: DatasetRequest) -> dict[str
                 validation=validation,
                 max_images=resources.settings.max_report_images,
                 max_seconds=resources.settings.max_report_seconds,
-                limits=limits_of(resources.settings),
+                limits=resources.image_limits,
+                decode=lambda content, _: resources.decoders.image(content),
             )
     except DatasetInvalid as error:
         if error.param is not None:  # a field of the request does not fit the dataset

@@ -14,9 +14,7 @@ from alignclip_core.errors import ImageRejected
 from alignclip_core.explain.explaining import picture_seen
 from alignclip_core.explain.maps import embed_label, make_maps, normalised
 from alignclip_core.explain.pictures import overlay
-from alignclip_core.images import decode_image
 from api.classify_forms import ImageSource
-from api.image_features import limits_of
 from api.resources import Resources
 from api.served_models import describe_model, find_model
 
@@ -50,7 +48,7 @@ def explain(resources: Resources, owner: str, name: str, source: ImageSource, la
     found = find_model(resources, owner, name)
     described = describe_model(resources, found)
     try:
-        image = decode_image(source.read(), limits_of(resources.settings))
+        image = resources.decoders.image(source.read())
     except ImageRejected as error:
         raise ImageRejected(f"{source.filename}: {error.message}", param="image") from error
     model = resources.models.finished_model(found)

@@ -1,4 +1,4 @@
-"""Images of a request -> image features: decoded in threads, computed together with other requests' images."""
+"""Images of a request -> image features: decoded beside each other, computed with other requests' images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from anyio import to_thread
 from torch import Tensor
 
 from alignclip_core.classifier import Classifier
+from alignclip_core.decoders import Decoders
 from alignclip_core.errors import ImageRejected
-from alignclip_core.images import ImageLimits, decode_image
-from alignclip_core.pixels import prepare_image
-from alignclip_store.settings import Settings
+from alignclip_core.pixels import prepare_pixels
 from api.classify_forms import ImageSource
 from api.resources import Resources
 
@@ -36,20 +35,16 @@ async def compute_features(resources: Resources, classifier: Classifier, sources
 
 async def _decode(resources: Resources, classifier: Classifier, sources: Sequence[ImageSource], index: int) -> Tensor:
     return await to_thread.run_sync(
-        read_pixels, classifier, sources, index, limits_of(resources.settings), limiter=resources.decode_limiter
+        _read_pixels, resources.decoders, classifier, sources, index, limiter=resources.decode_limiter
     )
 
 
-def read_pixels(classifier: Classifier, sources: Sequence[ImageSource], index: int, limits: ImageLimits) -> Tensor:
+def _read_pixels(decoders: Decoders, classifier: Classifier, sources: Sequence[ImageSource], index: int) -> Tensor:
     """One image as the model takes it, not yet normalised. Raises `ImageRejected`, which names it."""
     source = sources[index]
     try:
-        return prepare_image(decode_image(source.read(), limits), classifier.preprocessing)
+        pixels = decoders.pixels(source.read())
+        return prepare_pixels(torch.from_numpy(pixels).permute(2, 0, 1), classifier.preprocessing)
     except ImageRejected as error:
         where = f"Image {index} ({source.filename})" if len(sources) > 1 else source.filename
         raise ImageRejected(f"{where}: {error.message}", param=error.param or "image") from error
-
-
-def limits_of(settings: Settings) -> ImageLimits:
-    """How large an image may be."""
-    return ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)

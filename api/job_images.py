@@ -17,7 +17,6 @@ from alignclip_core.dataset.reading import read_dataset
 from alignclip_core.dataset.samples import Sample
 from alignclip_core.dataset.streaming import decode_text
 from alignclip_core.errors import DatasetInvalid, ImageRejected
-from alignclip_core.images import decode_image
 from alignclip_core.run_dir import TEST_PREFIX
 from alignclip_store import jobs
 from alignclip_store.database import reading
@@ -25,7 +24,6 @@ from alignclip_store.dataset_files import StoredFiles
 from alignclip_store.datasets import Dataset, open_dataset, open_files
 from alignclip_store.errors import ArtifactMissing, DatasetRejected, FileNotFound
 from api.errors import ImageNotFound
-from api.image_features import limits_of
 from api.resources import Resources
 
 THUMBNAIL_PIXELS = 320  # of the longer side: twice what the page shows, for sharp screens
@@ -55,9 +53,7 @@ def make_thumbnail(resources: Resources, owner: str, job_id: str, path: str, sou
             samples = _find(files, dataset, {path, *mistakes})
             if path not in samples:
                 raise ImageNotFound(f"The dataset of job {job_id!r} has no image {path[:200]!r}.", param="path")
-            chosen = _within_budget(
-                files, [samples.pop(path), *samples.values()], limits_of(resources.settings).max_bytes
-            )
+            chosen = _within_budget(files, [samples.pop(path), *samples.values()], resources.image_limits.max_bytes)
             fetched = files.fetch(Path(folder) / "images", only={each.path for each in chosen if each.place is None})
             made = _thumbnail(resources, files, chosen[0], fetched)
             resources.thumbnails.put((job_id, source, path), made)
@@ -129,7 +125,7 @@ def _within_budget(files: StoredFiles, samples: Sequence[Sample], max_image_byte
 
 
 def _thumbnail(resources: Resources, files: StoredFiles, sample: Sample, fetched: Path) -> bytes:
-    image = decode_image(_read(files, sample, fetched), limits_of(resources.settings))
+    image = resources.decoders.image(_read(files, sample, fetched))
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     thumbnail = BytesIO()
     image.save(thumbnail, "JPEG", quality=QUALITY)

@@ -13,6 +13,7 @@ from alignclip_core.dataset.fingerprint import fingerprint
 from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.dataset.listing import leave_out, read_staged
 from alignclip_core.dataset.splits import Split, split_dataset
+from alignclip_core.decoders import Decoders
 from alignclip_core.errors import ImageRejected
 from alignclip_core.images import ImageLimits
 from worker.current_run import CurrentRun
@@ -60,7 +61,10 @@ def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, para
     settings = run.settings
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     digests: dict[str, str] = {}
-    bad = check_images(folder, layout.samples, limits, Progress(run), digests)
+    with Decoders(limits) as decoders:
+        bad = check_images(
+            folder, layout.samples, limits, Progress(run), digests, decode=lambda content, _: decoders.image(content)
+        )
     if not bad:
         return layout, fingerprint(layout.samples, digests)
     data = {"num_bad_images": len(bad), "files": [asdict(image) for image in bad[:NUM_LISTED_IMAGES]]}

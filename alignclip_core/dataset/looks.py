@@ -19,7 +19,7 @@ from alignclip_core.dataset.check import CHUNK, BadImage, read_sample
 from alignclip_core.dataset.fingerprint import name_of
 from alignclip_core.dataset.samples import DatasetLayout, Sample
 from alignclip_core.errors import ImageRejected
-from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, decode_image
+from alignclip_core.images import DEFAULT_LIMITS, Decode, ImageLimits, decode_image
 
 GRADIENT_SIDE = 8  # 64 signs of brightness from left to right
 THUMBNAIL_SIDE = 16  # pixels
@@ -47,6 +47,7 @@ def look_at_images(
     limits: ImageLimits = DEFAULT_LIMITS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     until: float = math.inf,
+    decode: Decode = decode_image,
 ) -> tuple[list[ImageLook], list[BadImage]]:
     """The looks of the samples below `root` that decode, and those that do not; both in the order given.
 
@@ -58,7 +59,7 @@ def look_at_images(
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]
-            for found in threads.map(lambda sample: _look(root, sample, limits), chunk):
+            for found in threads.map(lambda sample: _look(root, sample, limits, decode), chunk):
                 if isinstance(found, ImageLook):
                     looks.append(found)
                 else:
@@ -76,15 +77,21 @@ def look_at_dataset(
     limits: ImageLimits,
     on_progress: Callable[[int, int], None],
     until: float,
+    decode: Decode,
 ) -> tuple[list[ImageLook], list[BadImage]]:
     """The looks by path, and the images that do not decode; what is left out for time is of all classes alike."""
     samples = shuffled(checked_samples(layout, max_images))
-    looks, bad = look_at_images(root, samples, limits, on_progress, until)
+    looks, bad = look_at_images(root, samples, limits, on_progress, until, decode)
     return sorted(looks, key=lambda look: look.path), sorted(bad, key=lambda image: image.path)
 
 
 def look_at_validation(
-    validation: Folder | None, max_images: int | None, limits: ImageLimits, on_progress: OnProgress, until: float
+    validation: Folder | None,
+    max_images: int | None,
+    limits: ImageLimits,
+    on_progress: OnProgress,
+    until: float,
+    decode: Decode,
 ) -> tuple[list[ImageLook], list[BadImage]]:
     """The same of a validation set, if there is one, by the names that its images have beside the dataset's."""
     if validation is None:
@@ -92,7 +99,7 @@ def look_at_validation(
     root, layout = validation
     names = {sample.path: name_of(replace(sample, source="validation")) for sample in layout.samples}
     looks, bad = look_at_dataset(
-        root, layout, max_images, limits, partial(on_progress, "decoding validation_file"), until
+        root, layout, max_images, limits, partial(on_progress, "decoding validation_file"), until, decode
     )
     return (
         [replace(look, path=names[look.path]) for look in looks],
@@ -113,10 +120,10 @@ def shuffled(samples: Iterable[Sample]) -> list[Sample]:
     return sorted(samples, key=lambda sample: hashlib.sha256(sample.path.encode(errors="surrogateescape")).digest())
 
 
-def _look(root: Path, sample: Sample, limits: ImageLimits) -> ImageLook | BadImage:
+def _look(root: Path, sample: Sample, limits: ImageLimits, decode: Decode) -> ImageLook | BadImage:
     try:
         content = read_sample(root, sample, limits)
-        image = decode_image(content, limits)
+        image = decode(content, limits)
     except ImageRejected as error:
         return BadImage(sample.path, error.message)
     return ImageLook(

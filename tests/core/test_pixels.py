@@ -119,8 +119,8 @@ def test_a_strip_that_no_ratio_fits_gives_its_middle(size):
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("size", [(300, 200), (200, 333), (224, 224), (50, 40), (451, 97)])
-def test_evaluation_pixels_are_those_of_open_clip(resize_mode, interpolation, size):
+@pytest.mark.parametrize("size", [(300, 200), (200, 333), (224, 224), (64, 64), (50, 40), (451, 97), (1999, 1333)])
+def test_evaluation_pixels_are_those_of_open_clip_within_one_level(resize_mode, interpolation, size):
     image = photo(*size)
     preprocessing = Preprocessing(
         image_size=64,
@@ -138,4 +138,4 @@ def test_evaluation_pixels_are_those_of_open_clip(resize_mode, interpolation, si
         resize_mode=resize_mode,
     )
     ours = normalise(prepare_image(image, preprocessing)[None], preprocessing)[0]
-    torch.testing.assert_close(ours, transform(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, transform(image), rtol=0, atol=1.001 / (255 * min(preprocessing.std)))
