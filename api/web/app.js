@@ -1,7 +1,7 @@
 // The shell: the way between the pages, the person's key, light and dark.
 
 import { key, onKeyRefused } from "./lib/api.js";
-import { html, render, useEffect, useState } from "./lib/html.js";
+import { html, render, useEffect, useRef, useState } from "./lib/html.js";
 import { href, useRoute } from "./lib/route.js";
 import { toggleTheme, useTheme } from "./lib/theme.js";
 import { ClassificationPage } from "./pages/classification.js";
@@ -35,9 +35,11 @@ function App() {
   const [hasKey, setHasKey] = useState(Boolean(key.get()));
   const [isOpen, setIsOpen] = useState(hasKey); // stays while another key is asked for: what was filled in is still there
   const [refusal, setRefusal] = useState(null);
+  const isRefused = useRef(false);
   useEffect(() => {
     onKeyRefused((error) => {
       key.clear();
+      isRefused.current = true;
       setRefusal(error);
       setHasKey(false);
     });
@@ -55,7 +57,8 @@ function App() {
     setIsOpen(true);
   };
   useEffect(() => {
-    if (!hasKey || !isOpen) return;
+    if (!hasKey || !isRefused.current) return;
+    isRefused.current = false;
     const heading = document.querySelector("h1");
     heading.focus({ preventScroll: true });
     document.title = `${heading.textContent} · AlignCLIP`;
