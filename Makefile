@@ -30,9 +30,12 @@ test-page: setup
 screenshots: setup
 	PAGE_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -m page tests/web
 
-# Kills everything that can die, in a hundred jobs; its tables go to .chaos. Wants a C compiler.
+# Kills everything that can die, in a hundred jobs, on both databases at once; its tables go to .chaos. Wants a C compiler.
 chaos: setup
-	CHAOS_TABLES=.chaos $(BIN)/python -m pytest -m chaos -s tests/chaos
+	$(MAKE) --jobs 2 chaos-sqlite chaos-postgresql
+
+chaos-%:
+	CHAOS_TABLES=.chaos $(BIN)/python -m pytest -m chaos -s tests/chaos -k $*
 
 # Thousands of requests, archives and images, good and broken, where `make test` sends some: a quarter of an hour.
 fuzz: setup
