@@ -75,6 +75,7 @@ def reading(engine: Engine) -> Iterator[Session]:
 def database_now(session: Session) -> datetime:
     """The time by the database's clock, which all processes share."""
     if session.get_bind().dialect.name == "sqlite":
+        session.connection()  # begins here: a time from before the wait for the lock is older than what others wrote
         return datetime.now(UTC)  # SQLite lives in this process and has no other clock
     now = session.scalar(select(func.clock_timestamp()))
     assert isinstance(now, datetime)

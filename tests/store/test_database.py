@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -100,6 +101,29 @@ def test_the_database_clock_goes_forward_within_a_transaction(engine: Engine) ->
         first, second = database_now(session), database_now(session)
     assert second > first
     assert first.utcoffset() == timedelta(0)
+
+
+def test_a_transaction_that_waited_for_the_lock_has_a_time_from_after_it(tmp_path: Path) -> None:
+    """So that what one after the other wrote is dated one after the other."""
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/locked.db")
+    migrate(settings)
+    engine, begun, times = create_engine(settings), threading.Event(), []
+
+    def wait() -> None:
+        with transaction(engine) as session:
+            begun.set()
+            times.append(database_now(session))
+
+    waiting = threading.Thread(target=wait)
+    with transaction(engine) as session:
+        session.execute(select(File.id))
+        waiting.start()
+        assert begun.wait(60)
+        time.sleep(0.2)  # in which it would have looked at the clock
+        before = database_now(session)
+    waiting.join(60)
+    engine.dispose()
+    assert times[0] >= before
 
 
 def test_text_that_postgresql_cannot_hold_is_stored_without_the_offending_characters(engine: Engine) -> None:
