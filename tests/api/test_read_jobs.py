@@ -241,7 +241,7 @@ def test_a_job_tells_its_dataset_once_it_is_checked(service, openai, http, creat
     claim = service.claim(job.id)
     service.write(runs.record_dataset, claim, dataset | {"split_sha256": "s", "split_uri": uri})
     told = openai.fine_tuning.jobs.retrieve(job.id)
-    assert told.dataset == dataset | {"split_sha256": "s"}
+    assert told.dataset == dataset | {"split_sha256": "s", "test_fingerprints": {}}
     assert http.get(told.links["split"]).json() == {"images": []}
 
 
