@@ -43,7 +43,7 @@ class Decoders:
     def pixels(self, content: bytes) -> UInt8[np.ndarray, "height width 3"]:
         """The image as `decode_image` makes it. Any thread may call it, and waits. Raises `ImageRejected`."""
         for _ in range(2):  # an idle process may have been killed, which is not this image's fault
-            decoder = self._idle.pop() if self._idle else _Decoder(self._limits)
+            decoder = self._take()
             try:
                 answer = decoder.decode(content)
             except (OSError, EOFError) as error:
@@ -59,6 +59,13 @@ class Decoders:
     def image(self, content: bytes) -> Image.Image:
         """The same as a picture."""
         return Image.fromarray(self.pixels(content))
+
+    def _take(self) -> _Decoder:
+        """An idle one, else a new one. To look first and take then would let another thread come between."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Decoder(self._limits)
 
     def close(self) -> None:
         """End the processes; none may be at work any more."""

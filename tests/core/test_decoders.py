@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_a_process_that_was_killed_costs_no_image(decoders):
     killed.wait()
     assert np.array_equal(decoders.pixels(content), np.asarray(decode_image(content)))
     assert process_of(decoders).pid != killed.pid
+
+
+def test_threads_that_come_at_once_each_get_their_own_image(decoders):
+    contents = [encoded(Image.new("RGB", (width, 3)), "PNG") for width in range(1, 5)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(decoders.pixels, contents * 100))
+    assert [pixels.shape[1] for pixels in found] == [1, 2, 3, 4] * 100
+    assert len(decoders._idle) <= 8
 
 
 def script(tmp_path: Path, text: str) -> str:
