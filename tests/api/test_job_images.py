@@ -143,7 +143,7 @@ def test_a_dataset_at_an_open_address_is_not_fetched_to_be_shown(start_service, 
 
 def test_the_mistakes_of_a_job_come_with_its_first_image(service, create_job, ask, dataset_root, pictures):
     """A listing may take seconds: the dataset is listed once for all of them."""
-    folder = dataset_root / "listed"
+    folder = dataset_root / "mistakes"
     for name, content in (pictures | {"dog/broken.png": b"no picture"}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
