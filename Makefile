@@ -34,7 +34,7 @@ screenshots: setup
 chaos: setup
 	$(MAKE) --jobs 2 chaos-sqlite chaos-postgresql
 
-chaos-%:
+chaos-%: setup
 	CHAOS_TABLES=.chaos $(BIN)/python -m pytest -m chaos -s tests/chaos -k $*
 
 # Thousands of requests, archives and images, good and broken, where `make test` sends some: a quarter of an hour.

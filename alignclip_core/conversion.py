@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from alignclip_core.base_models import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_card
 from alignclip_core.encoder import build_image_encoder, build_model
 from alignclip_core.encoder.plain_resnet import AS_TORCHVISION, LAST_LAYER, is_resnet_name, make_resnet, write_folder
+from alignclip_core.encoder.pull import written_aside
 from alignclip_core.errors import ConversionRefused
 from alignclip_core.run_dir import file_sha256
 from alignclip_core.timm_names import architecture_of_timm, has_timm_names, rename_from_timm
@@ -52,10 +50,9 @@ def convert_checkpoint(
     """Write the checkpoint as a base model's folder, aside and renamed; the folder.
 
     `architecture` is a name of open_clip's or the path of such a configuration, or a ResNet of torchvision's, such as
-    resnet50, which becomes a model without a text tower; `quick_gelu` None is what it says (a
-    file of SLIP's has GELU in the image tower and QuickGELU in the text tower; there it is about the text tower).
-    `normalisation`: of the images that the weights were trained on; a checkpoint does not say, and torchvision's are
-    ImageNet's. Raises
+    resnet50, which becomes a model without a text tower; `quick_gelu` None is what it says (a file of SLIP's has GELU
+    in the image tower and QuickGELU in the text tower; there it is about the text tower). `normalisation`: of the
+    images that the weights were trained on; a checkpoint does not say, and torchvision's are ImageNet's. Raises
     `ConversionRefused` for files that need code to be read and for tensors that don't fit, `BaseModelUnfit` for towers
     that can't be aligned.
     """
@@ -74,7 +71,7 @@ def convert_checkpoint(
     _check_shapes(weights, expected, architecture)
     mean, std = _MEAN_AND_STD[normalisation]
     preprocessing = {"mean": mean, "std": std, "interpolation": PreprocessCfg().interpolation}
-    with _written_aside(folder) as aside:
+    with written_aside(folder) as aside:
         (aside / CONFIG_FILE).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}, indent=2))
         save_file({name: value.clone().contiguous() for name, value in weights.items()}, aside / WEIGHTS_FILE)
         (aside / WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody but the owner read it
@@ -88,25 +85,13 @@ def _convert_resnet(file: Path, architecture: str, folder: Path) -> Path:
     tensors = without_prefixes(read_tensors(file))
     weights = {name: value for name, value in tensors.items() if not name.startswith(LAST_LAYER)}
     _check_shapes(weights, _shapes_of(make_resnet(config)), architecture)
-    with _written_aside(folder) as aside:
+    with written_aside(folder) as aside:
         write_folder(aside, config, weights)
         digest = file_sha256(file)[:16]
         card = {"architecture": architecture, "description": f"Converted from {file.name} (sha256 {digest})."}
         (aside / CARD_FILE).write_text(json.dumps(card, indent=2))
         build_image_encoder(read_card(aside, folder.name))
     return folder
-
-
-@contextmanager
-def _written_aside(folder: Path) -> Iterator[Path]:
-    """A folder that gets this name once the block is done, and is gone if it fails."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_architecture(architecture: str) -> dict[str, Any]:

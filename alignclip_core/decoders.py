@@ -29,7 +29,7 @@ class Decoders:
     """As many processes as images are decoded at once; each is started when it is needed, and kept."""
 
     def __init__(self, limits: ImageLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._idle: deque[_Decoder] = deque()
 
     def __enter__(self) -> Decoders:
@@ -65,7 +65,7 @@ class Decoders:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Decoder(self._limits)
+            return _Decoder(self.limits)
 
     def close(self) -> None:
         """End the processes; none may be at work any more."""

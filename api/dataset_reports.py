@@ -142,7 +142,7 @@ def _look(resources: Resources, owner: str, request: DatasetRequest) -> dict[str
                 validation=validation,
                 max_images=resources.settings.max_report_images,
                 max_seconds=resources.settings.max_report_seconds,
-                limits=resources.image_limits,
+                limits=resources.decoders.limits,
                 decode=lambda content, _: resources.decoders.image(content),
             )
     except DatasetInvalid as error:

@@ -53,7 +53,7 @@ def make_thumbnail(resources: Resources, owner: str, job_id: str, path: str, sou
             samples = _find(files, dataset, {path, *mistakes})
             if path not in samples:
                 raise ImageNotFound(f"The dataset of job {job_id!r} has no image {path[:200]!r}.", param="path")
-            chosen = _within_budget(files, [samples.pop(path), *samples.values()], resources.image_limits.max_bytes)
+            chosen = _within_budget(files, [samples.pop(path), *samples.values()], resources.decoders.limits.max_bytes)
             fetched = files.fetch(Path(folder) / "images", only={each.path for each in chosen if each.place is None})
             made = _thumbnail(resources, files, chosen[0], fetched)
             resources.thumbnails.put((job_id, source, path), made)

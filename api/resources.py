@@ -50,7 +50,6 @@ class Resources:
     batcher: Batcher
     classify_turns: Turns
     explain_turns: Turns  # one at a time: a forward pass of its own uses all cores already
-    image_limits: ImageLimits
     decoders: Decoders
     decode_limiter: CapacityLimiter  # of images that are decoded and scaled for classify and embeddings
     picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for those of a job
@@ -73,8 +72,8 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
         max_wait_seconds=settings.max_batch_wait_seconds,
         observe=measurements.count_batch,
     )
-    image_limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    decoders = Decoders(image_limits)
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    decoders = Decoders(limits)
     with scratch_folder(settings.home_dir / "uploads") as scratch:
         models = ModelCache(settings, artifacts, scratch)
         _warm_up(models, settings.pinned_models)
@@ -92,7 +91,6 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
                 batcher=batcher,
                 classify_turns=Turns(settings.max_concurrent_classify, settings.max_waiting_classify),
                 explain_turns=Turns(1, settings.max_waiting_classify),
-                image_limits=image_limits,
                 decoders=decoders,
                 decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
                 making_limiter=CapacityLimiter(1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from alignclip_core.config import FinetuneConfig
@@ -39,32 +40,38 @@ def check_dataset(run: CurrentRun, config: FinetuneConfig, test_datasets: Sequen
     Raises `ImageRejected` for images that do not decode, unless the config leaves them out, and `DatasetInvalid` when
     what is left does not fit the config.
     """
-    layout, digest = _check_folder(run, run.run_dir.dataset, config, param="training_file")
-    validation, validation_digest = None, None
-    if run.run_dir.has_validation:
-        validation, validation_digest = _check_folder(run, run.run_dir.validation, config, param="validation_file")
-    split = split_dataset(layout, config, validation)
-    test_digests: dict[str, str] = {}
-    for place, name in enumerate(test_datasets):
-        _, test_digests[name] = _check_folder(
-            run, run.run_dir.test_dataset(name), config, param=f"test_datasets.{place}"
-        )
+    settings, run_dir = run.settings, run.run_dir
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    with Decoders(limits) as decoders:
+        check = partial(_check_folder, run, config, decoders)
+        layout, digest = check(run_dir.dataset, param="training_file")
+        validation, validation_digest = None, None
+        if run_dir.has_validation:
+            validation, validation_digest = check(run_dir.validation, param="validation_file")
+        split = split_dataset(layout, config, validation)
+        test_digests: dict[str, str] = {}
+        for place, name in enumerate(test_datasets):
+            _, test_digests[name] = check(run_dir.test_dataset(name), param=f"test_datasets.{place}")
     return CheckedDataset(
         split=split, fingerprint=digest, validation_fingerprint=validation_digest, test_fingerprints=test_digests
     )
 
 
-def _check_folder(run: CurrentRun, folder: Path, config: FinetuneConfig, *, param: str) -> tuple[DatasetLayout, str]:
+def _check_folder(
+    run: CurrentRun, config: FinetuneConfig, decoders: Decoders, folder: Path, *, param: str
+) -> tuple[DatasetLayout, str]:
     """The layout of the good images, and their fingerprint."""
     min_classes = 1 if param == "validation_file" else 2
     layout = read_staged(folder, min_classes=min_classes)
-    settings = run.settings
-    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     digests: dict[str, str] = {}
-    with Decoders(limits) as decoders:
-        bad = check_images(
-            folder, layout.samples, limits, Progress(run), digests, decode=lambda content, _: decoders.image(content)
-        )
+    bad = check_images(
+        folder,
+        layout.samples,
+        decoders.limits,
+        Progress(run),
+        digests,
+        decode=lambda content, _: decoders.pixels(content),
+    )
     if not bad:
         return layout, fingerprint(layout.samples, digests)
     data = {"num_bad_images": len(bad), "files": [asdict(image) for image in bad[:NUM_LISTED_IMAGES]]}

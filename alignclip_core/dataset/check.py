@@ -12,7 +12,7 @@ from pathlib import Path
 from alignclip_core.dataset.samples import Sample
 from alignclip_core.dataset.streaming import read_place
 from alignclip_core.errors import ImageRejected
-from alignclip_core.images import DEFAULT_LIMITS, Decode, ImageLimits, decode_image
+from alignclip_core.images import DEFAULT_LIMITS, ImageLimits, decode_image
 
 CHUNK = 256  # images between two reports of progress
 
@@ -31,7 +31,7 @@ def check_images(
     limits: ImageLimits = DEFAULT_LIMITS,
     on_progress: Callable[[int, int], None] | None = None,
     digests: dict[str, str] | None = None,
-    decode: Decode = decode_image,
+    decode: Callable[[bytes, ImageLimits], object] = decode_image,
 ) -> list[BadImage]:
     """The samples below `root` that do not decode, in the order given; `on_progress` gets (checked, all).
 
@@ -68,7 +68,9 @@ def read_sample(root: Path, sample: Sample, limits: ImageLimits) -> bytes:
         raise ImageRejected(f"The file cannot be read ({error.strerror}).") from error
 
 
-def _check_image(root: Path, sample: Sample, limits: ImageLimits, decode: Decode) -> BadImage | str:
+def _check_image(
+    root: Path, sample: Sample, limits: ImageLimits, decode: Callable[[bytes, ImageLimits], object]
+) -> BadImage | str:
     """What is wrong with the image, or the sha256 of its bytes."""
     try:
         content = read_sample(root, sample, limits)

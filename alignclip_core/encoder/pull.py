@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
@@ -43,14 +44,21 @@ def pull_model(model: BaseModel, models_dir: Path, on_progress: Callable[[str], 
         raise BaseModelNotLocal(f"{model.id} could not be fetched: {error}", param="model") from error
 
     report(f"Writing {folder}")
-    aside = models_dir / f".{model.id}.{os.getpid()}.part"
+    with written_aside(folder) as aside:
+        write(aside)
+    return folder
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder that gets this name once the block is done, and is gone if it fails."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     aside.mkdir(parents=True)
     try:
-        write(aside)
+        yield aside
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def _fetch(architecture: str, pretrained: str, *, has_texts: bool) -> Callable[[Path], None]:
