@@ -24,7 +24,7 @@ from alignclip_core.config import make_config
 from alignclip_core.conversion import convert_checkpoint
 from alignclip_core.encoder import build_image_encoder, build_text_encoder, check_fits
 from alignclip_core.encoder.plain_resnet import AS_TORCHVISION, make_resnet, write_folder
-from alignclip_core.errors import BaseModelUnfit, ConfigInvalid, ConversionRefused, ExportUnfit
+from alignclip_core.errors import BaseModelUnfit, BaseModelUnknown, ConfigInvalid, ConversionRefused, ExportUnfit
 from alignclip_core.explain.maps import embed_label, make_maps
 from alignclip_core.export.exporting import export_model
 from alignclip_core.finished_model import load_base_model, load_finished_model
@@ -102,7 +102,7 @@ def test_another_network_is_no_resnet50(tmp_path):
 def test_files_of_other_libraries_are_no_model_of_this_kind(resnet, tmp_path):
     shutil.copytree(resnet.folder, tmp_path / "clip")
     (tmp_path / "clip" / IMAGE_ONLY_CONFIG_FILE).write_text(json.dumps({"architectures": ["CLIPModel"]}))
-    with pytest.raises(BaseModelUnfit.__base__, match="No base model 'clip'"):
+    with pytest.raises(BaseModelUnknown, match="No base model 'clip'"):
         find_base_model("clip", tmp_path)
 
 

@@ -79,9 +79,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterato
     home = tmp_path_factory.mktemp("home")
     roots = json.dumps([str(pictures.parent)])
     with (
-        served(
-            home, serving_runtime="torch", dataset_roots=roots
-        ) as running,  # others take long to be chosen on a busy machine
+        # Other runtimes take long to be chosen on a busy machine.
+        served(home, serving_runtime="torch", dataset_roots=roots) as running,
         httpx2.Client(
             base_url=running.url,
             headers={"authorization": f"Bearer {running.api_key}"},
