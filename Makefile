@@ -50,6 +50,7 @@ lint: setup
 # DATA=FOLDER: the protocols on every dataset there; without it, on the demo's pictures. .results keeps what is done.
 results: setup
 	nice -n 10 $(BIN)/python -m tools.results $(DATA)
+	nice -n 10 $(BIN)/python -m tools.results $(DATA) --long
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -15,14 +15,27 @@ FLAT = [path.split("/", 1)[1] for path in STYLES if path.startswith("ink/")]
 
 
 def test_every_algorithm_is_asked_at_the_same_cost():
-    methods = budget.methods()
+    methods = budget.SHORT.methods()
     assert set(ALGORITHMS) <= {method.text for method in methods}
     grids = [
-        grid for paths in (STYLES, FLAT) for grid in budget.grids_of("pictures", read_layout(paths), methods, seed=0)
+        grid
+        for paths in (STYLES, FLAT)
+        for grid in budget.grids_of(budget.SHORT, "pictures", read_layout(paths), methods, seed=0)
     ]
     assert [grid.protocol for grid in grids] == ["domain_shift", "in_the_wild", "unseen_classes", "few_shot"]
-    assert {tuple(grid.values.items()) for grid in grids} == {tuple(budget.VALUES.items())}
+    assert {tuple(grid.values.items()) for grid in grids} == {tuple(budget.SHORT.values.items())}
     assert {tuple(method.values) for grid in grids for method in grid.methods} <= {(), ("head",)}
+
+
+def test_the_long_budget_asks_few_methods_and_only_of_domains():
+    grids = [
+        grid
+        for paths in (STYLES, FLAT)
+        for grid in budget.grids_of(budget.LONG, "pictures", read_layout(paths), budget.LONG.methods(), seed=0)
+    ]
+    assert [grid.protocol for grid in grids] == ["domain_shift", "in_the_wild"]
+    assert {grid.values["num_steps"] for grid in grids} == {150}
+    assert [method.text for method in grids[0].methods] == list(budget.LONG_METHODS)
 
 
 def row(dataset, accuracy, target="ink", method="finetune", seed=0):
@@ -36,10 +49,10 @@ def row(dataset, accuracy, target="ink", method="finetune", seed=0):
 def test_the_document_keeps_what_people_wrote_and_other_datasets(tmp_path):
     document = tmp_path / "results.md"
     document.write_text("# Results\n\nWords of a person.\n")
-    write_document(document, [row("pictures", 0.25)])
-    write_document(document, [row("drawings", 0.5)])
+    write_document(document, budget.SHORT, [row("pictures", 0.25)])
+    write_document(document, budget.SHORT, [row("drawings", 0.5)])
     document.write_text(document.read_text() + "\nMore words.\n")
-    write_document(document, [row("pictures", 0.75)])
+    write_document(document, budget.SHORT, [row("pictures", 0.75)])
     text = document.read_text()
     assert "Words of a person." in text
     assert text.rstrip().endswith("More words.")
@@ -49,12 +62,24 @@ def test_the_document_keeps_what_people_wrote_and_other_datasets(tmp_path):
     assert "| domain_shift | ink | 0 | 9 | 0123456789abcdef |" in text
 
 
+def test_a_longer_budget_has_a_part_of_its_own(tmp_path):
+    document = tmp_path / "results.md"
+    write_document(document, budget.SHORT, [row("pictures", 0.25)])
+    write_document(document, budget.LONG, [row("pictures", 0.75)])
+    write_document(document, budget.LONG, [row("pictures", 0.5)])
+    text = document.read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## pictures", "## pictures, 150 steps"]
+    assert "25.0" in text
+    assert "50.0" in text
+    assert "75.0" not in text
+
+
 def test_margins_are_of_pairs_of_runs_under_one_seed_on_the_same_images(tmp_path):
     document = tmp_path / "results.md"
     finetune = [row("pictures", accuracy, seed=seed) for seed, accuracy in enumerate([0.5, 0.6, 0.9])]
     clipood = [row("pictures", accuracy, method="clipood", seed=seed) for seed, accuracy in enumerate([0.52, 0.66])]
     other = [row("pictures", 0.4, target="oil", method="clipood"), row("pictures", 0.4, method="dpl", seed=2)]
-    write_document(document, [*finetune, *clipood, *other])
+    write_document(document, budget.SHORT, [*finetune, *clipood, *other])
     text = document.read_text()
     assert "| domain_shift | clipood | +4.0 ± 2.0 | 2 |" in text  # of +2 and +6; oil has nothing to compare with
     assert "| domain_shift | dpl | -50.0 | 1 |" in text
@@ -76,4 +101,8 @@ def test_a_plan_names_every_cell_and_trains_nothing(tmp_path, monkeypatch, capsy
     shown = capsys.readouterr()
     assert len([line for line in shown.out.splitlines() if line.endswith("to run")]) == 3 * (2 + 1)
     assert "'num_steps': 30" in shown.err
+    assert main([str(tmp_path / "data"), "--long", "--output", str(tmp_path / "out"), "--plan"]) == 0
+    shown = capsys.readouterr()
+    assert len([line for line in shown.out.splitlines() if line.endswith("to run")]) == 4 * 3 * (2 + 1)
+    assert "'num_steps': 150" in shown.err
     assert Method.parse("clipood").text in shown.out

@@ -1,6 +1,6 @@
 """`make results DATA=FOLDER`: the protocols on every dataset of a folder, all methods, into docs/results.md.
 
-    python -m tools.results [DATA] [--output OUTPUT] [--method METHOD ...] [--parallel N] [--threads N]
+    python -m tools.results [DATA] [--long] [--output OUTPUT] [--method METHOD ...] [--parallel N] [--threads N]
 
 Without DATA it draws the demo's pictures and takes those. Broken off, the same command goes on; a finished cell stays.
 """
@@ -39,8 +39,9 @@ DEMO_NAME = "openmoji-and-noto"
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every cell has an answer and the document is written."""
     options = _parser().parse_args(arguments)
-    output = options.output.absolute()
-    asked = tuple(map(Method.parse, options.method)) if options.method else budget.methods()
+    spent = budget.LONG if options.long else budget.SHORT
+    output = (options.output or ROOT / ".results" / ("long" if options.long else "")).absolute()
+    asked = tuple(map(Method.parse, options.method)) if options.method else spent.methods()
     try:
         sources = _sources(options.data, output)
         data = {source: open_data(source, output, budget.IMAGES_PER_CLASS) for source in sources}
@@ -48,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (grid, each, source)
             for seed in budget.SEEDS
             for source, each in sorted(data.items(), key=lambda item: (not item[1].layout.domains, item[0].name))
-            for grid in budget.grids_of(each.name, each.layout, asked, seed)
+            for grid in budget.grids_of(spent, each.name, each.layout, asked, seed)
         ]
-        _print_budget(grids)
+        _print_budget(spent, grids)
         run_grids(
             [(grid, each, partial(command_of, source, grid)) for grid, each, source in grids],
             {},
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(ended.exit_code)
     if not options.plan:
         names = {each.name for each in data.values()}
-        write_document(DOCUMENT, [row for row in read_rows(output / RESULTS_FILE) if row.dataset in names])
+        write_document(DOCUMENT, spent, [row for row in read_rows(output / RESULTS_FILE) if row.dataset in names])
     return 0
 
 
@@ -98,9 +99,9 @@ def _sources(data: Path | None, output: Path) -> list[Path]:
     return found
 
 
-def _print_budget(grids: Sequence[tuple[Grid, GridData, Path]]) -> None:
+def _print_budget(spent: budget.Budget, grids: Sequence[tuple[Grid, GridData, Path]]) -> None:
     err.print(
-        f"Every method: {budget.IMAGES_PER_CLASS} images of each class in each domain, {budget.VALUES}, "
+        f"Every method: {budget.IMAGES_PER_CLASS} images of each class in each domain, {spent.values}, "
         f"seeds {budget.SEEDS}.",
         markup=False,
     )
@@ -116,7 +117,8 @@ def _print_budget(grids: Sequence[tuple[Grid, GridData, Path]]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.results", description=__doc__)
     parser.add_argument("data", type=Path, nargs="?", help="folder of datasets; without: the demo's pictures")
-    parser.add_argument("--output", type=Path, default=ROOT / ".results", help="rows and runs; gone on with")
+    parser.add_argument("--long", action="store_true", help="few methods, as many steps as the starter's card has")
+    parser.add_argument("--output", type=Path, help="rows and runs; gone on with")
     parser.add_argument("--method", action="append", help="instead of every method; may be repeated")
     parser.add_argument("--parallel", type=int, default=2, help="trainers side by side")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a trainer")

@@ -1,9 +1,15 @@
-"""What every method may spend in `make results`, the same for all: fixed before anything was measured."""
+"""What every method may spend in `make results`, the same for all: fixed before anything was measured.
+
+The short budget asks every method every question; the long one, of as many steps as the starter's card has, asks the few
+between which a default is chosen whether the short one's order holds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from alignclip_core.config import ALGORITHMS, PRESETS, FinetuneConfig
 from alignclip_core.dataset.layout import DatasetLayout
@@ -17,16 +23,36 @@ IMAGES_PER_CLASS = 30  # of each class in each domain: all that is trained and t
 NUM_SHOTS = 4
 NUM_WILD_TARGETS = 1  # domains that are left out together with classes
 TEST_FRACTION = 0.2  # of datasets without domains
-VALUES = {
-    "num_steps": 30,
-    "global_batch_size": 14,
-    "validation_fraction": 0.1,
-    "evaluate_every_steps": 30,
-    "checkpoint_every_steps": 30,
-}
+LONG_METHODS = ("finetune", "clipood", "alignclip", "alignclip@robust")
 
 
-def methods() -> tuple[Method, ...]:
+@dataclass(frozen=True)
+class Budget:
+    """The steps of every run, who is asked, and whether of datasets without domains too."""
+
+    num_steps: int
+    asks_all_methods: bool
+    needs_domains: bool
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {
+            "num_steps": self.num_steps,
+            "global_batch_size": 14,
+            "validation_fraction": 0.1,
+            "evaluate_every_steps": self.num_steps,
+            "checkpoint_every_steps": self.num_steps,
+        }
+
+    def methods(self) -> tuple[Method, ...]:
+        return every_method() if self.asks_all_methods else tuple(map(Method.parse, LONG_METHODS))
+
+
+SHORT = Budget(num_steps=30, asks_all_methods=True, needs_domains=False)
+LONG = Budget(num_steps=150, asks_all_methods=False, needs_domains=True)
+
+
+def every_method() -> tuple[Method, ...]:
     """Every algorithm, and beside it what only a preset or a head makes of one."""
     texts = list(ALGORITHMS)
     if any(field.name == "head" for field in dataclasses.fields(FinetuneConfig)):
@@ -35,11 +61,15 @@ def methods() -> tuple[Method, ...]:
     return tuple(Method.parse(text) for text in texts)
 
 
-def grids_of(dataset: str, layout: DatasetLayout, asked: tuple[Method, ...], seed: int) -> Iterator[Grid]:
+def grids_of(
+    spent: Budget, dataset: str, layout: DatasetLayout, asked: tuple[Method, ...], seed: int
+) -> Iterator[Grid]:
     """The protocols that a dataset allows: those that leave a domain out, or those that split its classes."""
     questions: list[tuple[Protocol, Choices]]
     if layout.domains:
         questions = [("domain_shift", Choices()), ("in_the_wild", Choices(targets=layout.domains[:NUM_WILD_TARGETS]))]
+    elif spent.needs_domains:
+        questions = []
     else:
         questions = [
             ("unseen_classes", Choices(test_fraction=TEST_FRACTION)),
@@ -53,5 +83,5 @@ def grids_of(dataset: str, layout: DatasetLayout, asked: tuple[Method, ...], see
             seeds=(seed,),
             base_model=BASE_MODEL,
             choices=choices,
-            values=VALUES,
+            values=spent.values,
         )

@@ -17,29 +17,31 @@ REFERENCE = "finetune"
 """The method whose rows every other's are compared with."""
 
 
-def write_document(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the part of each dataset that has rows; one that has none yet is appended."""
+def write_document(path: Path, spent: budget.Budget, rows: Sequence[Row]) -> None:
+    """Replace the part of each dataset that has rows under this budget; one that has none yet is appended."""
     text = path.read_text() if path.is_file() else "# Results\n"
     for dataset in sorted({row.dataset for row in rows}):
-        begin, end = f"<!-- measured: {dataset} -->", f"<!-- end of {dataset} -->"
-        part = f"{begin}\n" + "\n".join(_lines(dataset, [row for row in rows if row.dataset == dataset])) + f"\n{end}"
+        name = dataset if spent == budget.SHORT else f"{dataset}, {spent.num_steps} steps"
+        begin, end = f"<!-- measured: {name} -->", f"<!-- end of {name} -->"
+        lines = _lines(name, spent, [row for row in rows if row.dataset == dataset])
+        part = f"{begin}\n" + "\n".join(lines) + f"\n{end}"
         before, found, rest = text.partition(begin)
         text = before + part + rest.partition(end)[2] if found else f"{text.rstrip()}\n\n{part}\n"
     path.write_text(text)
 
 
-def _lines(dataset: str, rows: Sequence[Row]) -> Iterator[str]:
-    yield f"## {dataset}\n"
+def _lines(name: str, spent: budget.Budget, rows: Sequence[Row]) -> Iterator[str]:
+    yield f"## {name}\n"
     yield (
         f"Every method: at most {budget.IMAGES_PER_CLASS} images of each class in each domain, "
-        f"{budget.VALUES['num_steps']} steps of {budget.VALUES['global_batch_size']}, base model "
+        f"{spent.num_steps} steps of {spent.values['global_batch_size']}, base model "
         f"`{budget.BASE_MODEL}`, its card's learning rate unless the algorithm "
         "has its own. Mean ± standard deviation over seeds, in per cent.\n"
     )
     for table in make_tables(rows):
         yield f"### {table.title}\n\n{table.to_markdown()}\n"
-    yield f"### Margins over {REFERENCE} ({dataset})\n\n{_margins(rows)}\n"
-    yield f"### How long, and on which images ({dataset})\n\n{_costs(rows)}\n\n{_splits(rows)}\n"
+    yield f"### Margins over {REFERENCE} ({name})\n\n{_margins(rows)}\n"
+    yield f"### How long, and on which images ({name})\n\n{_costs(rows)}\n\n{_splits(rows)}\n"
     yield f"A cell's own command, such as this one, is in its row of results.jsonl:\n\n```\n{rows[-1].command}\n```\n"
 
 
