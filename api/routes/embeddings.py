@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
+import torch
 from anyio import to_thread
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartParser
 from torch import Tensor
 
+from alignclip_core.encoder.text_tower import BATCH_SIZE
 from alignclip_store.settings import Settings
 from api.classify_forms import ImageSource, decode_base64, read_again, text_or_list
 from api.dependencies import InferOwnerDep, ResourcesDep
@@ -27,6 +31,12 @@ from api.uploads import parse_form
 router = APIRouter(prefix="/v1/models", tags=["classify"])
 
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]
+Texts = Annotated[
+    list[Text],
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given, json_schema_input_type=Text | list[Text]
+    ),
+]
 
 
 class EmbeddingsRequest(RequestBody):
@@ -34,7 +44,7 @@ class EmbeddingsRequest(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["a photo of a cat."]}]})
 
-    input: Text | list[Text] = Field([], description="A text or a list of texts; no template is put around them.")
+    input: Texts = Field([], description="A text or a list of texts; no template is put around them.")
     images: list[str] = Field([], description="Images in base64.")
 
 
@@ -88,28 +98,45 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.post("/{model:path}/embeddings", openapi_extra=_BODY, responses=BODY_ERROR_ANSWERS)
-async def embed(model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep) -> EmbeddingsAnswer:
+@router.post(
+    "/{model:path}/embeddings",
+    openapi_extra=_BODY,
+    response_model=EmbeddingsAnswer,
+    responses=BODY_ERROR_ANSWERS,
+)
+async def embed(model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep) -> Response:
     """Unit-length embeddings of images and texts in one space: their cosine says how well they fit."""
     resources.classify_turns.refuse_when_full()
     wanted = await _read(request, resources.settings)
     try:
         async with resources.classify_turns.turn():
             served, classifier = await to_thread.run_sync(load_model, resources, owner, model)
-            texts = await to_thread.run_sync(_text_features, resources, served, wanted.texts)
-            images = await compute_features(resources, classifier, wanted.images) if wanted.images else None
+            texts = await _text_features(resources, served, wanted.texts)
+            images = await resources.classify_turns.in_thread(
+                lambda: compute_features(resources, classifier, wanted.images) if wanted.images else None
+            )
     finally:
         if wanted.form is not None:
             await wanted.form.close()
-    data = [*_answers("text", texts), *_answers("image", images)]
-    return EmbeddingsAnswer(model=served.id, logit_scale=classifier.logit_scale, data=data)
+
+    def write() -> str:
+        data = [*_answers("text", texts), *_answers("image", images)]
+        return EmbeddingsAnswer(model=served.id, logit_scale=classifier.logit_scale, data=data).model_dump_json()
+
+    # Millions of numbers: the event loop, which all clients share, does not write them.
+    return Response(await to_thread.run_sync(write), media_type="application/json")
 
 
-def _text_features(resources: Resources, model: DescribedModel, texts: list[str]) -> Tensor | None:
-    if not texts:
-        return None
-    with resources.models.encoding(model.base_model) as encoder:
-        return encoder.encode(texts).cpu()
+async def _text_features(resources: Resources, model: DescribedModel, texts: Sequence[str]) -> Tensor | None:
+    """Between its batches a request of many texts leaves the text tower to others."""
+
+    def encode(batch: Sequence[str]) -> Tensor:
+        with resources.models.encoding(model.base_model) as encoder:
+            return encoder.encode(batch).cpu()
+
+    batches = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+    features = [await to_thread.run_sync(encode, batch) for batch in batches]
+    return torch.cat(features) if features else None
 
 
 def _answers(kind: Literal["text", "image"], features: Tensor | None) -> list[Embedding]:
@@ -122,7 +149,7 @@ async def _read(request: Request, settings: Settings) -> _Wanted:
     if kind == "multipart/form-data":
         wanted = await _read_multipart(request, settings)
     elif kind == "application/json":
-        wanted = _from_json(await request.body())
+        wanted = await to_thread.run_sync(_from_json, await request.body())
     else:
         raise MediaTypeUnsupported(
             f"The body is {kind or 'of no content type'}; send application/json or multipart/form-data."
@@ -150,32 +177,32 @@ async def _read_multipart(request: Request, settings: Settings) -> _Wanted:
             await form.close()
             raise RequestInvalid(f"Unknown field {name!r}; known: image (files), input (texts).", param=name)
     try:
-        given = text_or_list(texts, "input") or []
-        checked = _checked(lambda: EmbeddingsRequest.model_validate({"input": given}))
-    except RequestInvalid:
+        given = _validated({"input": text_or_list(texts, "input") or []})
+    except (RequestInvalid, RequestValidationError):
         await form.close()
         raise
-    return _Wanted(texts=_texts(checked), images=images, form=form)
+    return _Wanted(texts=given.input, images=images, form=form)
 
 
 def _from_json(body: bytes) -> _Wanted:
-    given = _checked(lambda: EmbeddingsRequest.model_validate_json(body))
+    if not body:
+        raise RequestInvalid("The body is empty; send texts in 'input', or images.", code="empty_body")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalid(f"The body is not JSON: {error}.", code="invalid_json") from error
+    given = _validated(content)
     contents = [decode_base64(text, "images") for text in given.images]
     images = [ImageSource(f"image {index}", BytesIO(content).read) for index, content in enumerate(contents)]
-    return _Wanted(texts=_texts(given), images=images)
+    return _Wanted(texts=given.input, images=images)
 
 
-def _checked(validate: Callable[[], EmbeddingsRequest]) -> EmbeddingsRequest:
+def _validated(content: Any) -> EmbeddingsRequest:
     try:
-        return validate()
-    except ValidationError as error:
-        first = error.errors()[0]
-        param = str(first["loc"][0]) if first["loc"] else None
-        raise RequestInvalid(f"{param or 'The body'}: {first['msg']}.", param=param) from error
-
-
-def _texts(given: EmbeddingsRequest) -> list[str]:
-    return [given.input] if isinstance(given.input, str) else given.input
+        return EmbeddingsRequest.model_validate(content)
+    except ValidationError as error:  # told as FastAPI's own of other routes
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults, body=content) from error
 
 
 def _check_counts(wanted: _Wanted, settings: Settings) -> None:
