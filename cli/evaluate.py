@@ -24,8 +24,12 @@ METHODS = ("zero_shot", "finetune", "clipood", "alignclip")
 
 def evaluate(
     datasets: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders or zips; dataset_shift trains on the first. With --paper: which of its own."),
+        list[str] | None,
+        typer.Argument(
+            metavar="REF...",
+            help="Folders, packed files, manifests or URLs; dataset_shift trains on the first. With --paper: which of "
+            "its own.",
+        ),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help=f"One of: {', '.join(PROTOCOLS)}.")] = None,
     paper: Annotated[str | None, typer.Option(help=f"Instead of a protocol: {', '.join(experiment_names())}.")] = None,
@@ -79,7 +83,7 @@ def evaluate(
             base_model=model,
             methods=tuple(method or ()),
             values=parse_assignments(set_ or []),
-            datasets=tuple(map(str, datasets or ())),
+            datasets=tuple(datasets or ()),
             targets=tuple(target or ()),
             images_per_class=images_per_class,
         )

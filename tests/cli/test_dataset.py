@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def test_a_packed_dataset_is_unpacked_and_a_folder_stays_where_it_is(pictures, t
     assert told == [(number, len(told)) for number in range(1, len(told) + 1)]
     with folder_of(str(pictures), told.append) as found:
         assert (found.folder, found.read()) == (pictures, unpacked)
+
+
+def test_a_folder_of_shards_is_opened_and_a_tar_beside_images_is_not(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNCLIP_HOME", str(tmp_path / "home"))
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    shutil.make_archive(str(folder / "as-it-came"), "tar", pictures)
+    with folder_of(str(folder), lambda *counts: None) as found:
+        assert (found.folder, found.read().ignored) == (folder, ("as-it-came.tar",))
+    (tmp_path / "shards").mkdir()
+    for name in ("bar", "circle"):
+        shard = tmp_path / f"shards/{name}.tar"
+        with tarfile.open(shard, "w") as tar:
+            (tmp_path / "label").write_text(name)
+            tar.add(pictures / f"ink/{name}/0.png", "0.png")
+            tar.add(tmp_path / "label", "0.cls")
+    with folder_of(str(tmp_path / "shards"), lambda *counts: None) as found:
+        assert found.read().class_names == ("bar", "circle")
 
 
 @pytest.mark.parametrize(

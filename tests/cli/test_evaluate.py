@@ -1,11 +1,13 @@
 """`alignclip evaluate`: grids of real trainers, stopped in the middle, gone on with, and no cell run twice."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,25 @@ def test_grid_is_stopped_and_goes_on_and_the_model_is_tested_elsewhere(start_eva
     assert "dataset shift on pictures" in shown
 
 
+def test_shards_train_and_a_manifest_that_is_named_tests(start_evaluate, pictures, tmp_path):
+    (tmp_path / "shards").mkdir()
+    for path in sorted(pictures.glob("ink/*/*.png")):
+        with tarfile.open(tmp_path / f"shards/{path.parent.name}.tar", "a") as shard:
+            for suffix, content in (("png", path.read_bytes()), ("cls", path.parent.name.encode())):
+                member = tarfile.TarInfo(f"{path.stem}.{suffix}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    shutil.copytree(pictures / "light", tmp_path / "light")
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("light/*/*.png"))[:9]
+    rows = [f"{name},{name.split('/')[1]}" for name in names]
+    (tmp_path / "some.csv").write_text("\n".join(["image,label", *rows]))
+    asked = ["shards", "some.csv", "--protocol", "dataset_shift", "--method", "zero_shot", "--seed", "0"]
+    code, _, words = finished(start_evaluate(*asked, "--output", "grid"))
+    assert code == 0, words
+    found = {(row["dataset"], row["target"], row["n"]) for row in rows_of(tmp_path / "grid")}
+    assert found == {("shards", "source", 4), ("shards", "some", 9)}
+
+
 def test_a_table_of_the_paper_is_made_of_what_is_there_beside_its_own_figures(start_evaluate, pictures, tmp_path):
     shutil.copytree(pictures / "ink", tmp_path / "root/dtd")
     asked = ["--paper", "table5", "--data", "root", "--model", "starter", "--method", "zero_shot", "--seed", "0"]
@@ -145,7 +166,7 @@ def test_erm_and_coral_of_a_resnet_without_texts_are_rows_as_any_other(start_eva
     ("arguments", "words"),
     [
         (["{pictures}", "--protocol", "domain_drift"], "--protocol is 'domain_drift'; it may be domain_shift,"),
-        (["nowhere", "--protocol", "few_shot"], "no folder or zip 'nowhere'"),
+        (["nowhere", "--protocol", "few_shot"], "There is nothing at 'nowhere'"),
         (["{pictures}", "--protocol", "in_the_wild", "--target", "chalk"], "known: ink, light"),
         (["{pictures}", "--protocol", "few_shot", "--method", "alinclip"], "Unknown method 'alinclip'"),
     ],
