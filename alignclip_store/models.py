@@ -69,7 +69,7 @@ def get_model(session: Session, owner: str, model_id: str) -> Model:
 
 
 def lock_model(session: Session, owner: str, model_id: str) -> Model:
-    """The owner's model, held until the transaction ends: asking it of a dataset and deleting it exclude each other."""
+    """The owner's model, held until the transaction ends: to need it and to delete it exclude each other."""
     model = session.scalar(select(Model).where(Model.id == model_id, Model.owner == owner).with_for_update())
     if model is None:
         raise ModelNotFound(f"No model {model_id!r}.", param="model")

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignclip_core.base_models import BaseModel as BaseClip
 from alignclip_store import aliases, models, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
@@ -30,9 +29,11 @@ AliasName = Annotated[
 class AliasRequest(RequestBody):
     """Where the alias points."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "ft:starter:default:pets:1f"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "candidate"}]})
 
-    model: str = Field(min_length=1, description="Id of a tuned or a base model.")
+    model: str = Field(
+        min_length=1, description="Id of a tuned or a base model; or an alias, for the model that it points to now."
+    )
 
 
 class AliasAnswer(BaseModel):
@@ -73,9 +74,10 @@ def set_alias(name: AliasName, body: AliasRequest, caller: CallerDep, resources:
     """Make the alias, or move it: each request meets the old model or the new one, and never none."""
     if resources.models.is_base_model(name):
         raise RequestInvalid(f"{name!r} is the id of a base model; choose another name.", param="name")
-    card: BaseClip | None = resources.models.find_base_model(body.model)
     with transaction(resources.engine) as session:
-        target = card.id if card is not None else models.get_model(session, caller.owner, body.model).id
+        target = aliases.find_target(session, caller.owner, body.model) or body.model
+        if resources.models.find_base_model(target) is None:
+            models.lock_model(session, caller.owner, target)  # it cannot be deleted meanwhile
         before = aliases.find_target(session, caller.owner, name)
         alias = aliases.set_alias(session, caller.owner, name, target)
         record_change(

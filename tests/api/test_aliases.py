@@ -41,6 +41,13 @@ def test_moved_alias_answers_as_the_other_model(http, alias, tuned, picture):
     assert (entry["action"], entry["before"], entry["after"]) == ("alias.set", {"model": tuned}, {"model": "tiny"})
 
 
+def test_alias_of_an_alias_points_to_its_model_and_does_not_follow_it(http, alias, tuned):
+    assert http.put("/v1/aliases/production", json={"model": alias}).json()["model"] == tuned
+    http.put(f"/v1/aliases/{alias}", json={"model": "tiny"})
+    assert http.get("/v1/aliases/production").json()["model"] == tuned
+    assert http.delete("/v1/aliases/production").status_code == 200
+
+
 def test_model_behind_an_alias_cannot_be_deleted(http, alias, tuned):
     error = http.delete(f"/v1/models/{tuned}").json()["error"]
     assert (error["code"], alias in error["message"]) == ("model_in_use", True)

@@ -1,9 +1,13 @@
 """The same API on PostgreSQL: what differs there is JSON, its order of keys and its filters."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import pytest
 
-from alignclip_store.database import migrate
+from alignclip_store.database import migrate, transaction
+from alignclip_store.models import delete_model
 from alignclip_store.settings import Settings
+from tests.api.conftest import OWNER
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,17 @@ def test_job_lives_through_create_filter_cancel_and_finish(service, create_job, 
     own = service.http.post(f"/v1/models/{model}/classify", files={"image": picture}).json()["data"][0]["predictions"]
     assert {best["label"] for best in own} == {"cat", "dog", "red_panda"}
     assert len(list(jobs.list_events(wanted.id, limit=2))) >= 3
+
+
+def test_alias_waits_for_a_deletion_that_began_before_it(service, create_job):
+    model = service.finish(create_job(extra_body={"num_steps": 2}).id)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(service.engine) as session:
+            delete_model(session, OWNER, model)
+            setting = pool.submit(service.http.put, "/v1/aliases/production", json={"model": model})
+            assert not wait([setting], timeout=1).done
+        assert setting.result().status_code == 404
+    assert service.http.get("/v1/aliases").json()["data"] == []
 
 
 def test_second_try_gets_the_first_job(service, file_id):
