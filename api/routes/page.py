@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -45,10 +44,10 @@ class WebFiles(StaticFiles):
         return response
 
 
-@router.get("/", include_in_schema=False)
-def show_page() -> FileResponse:
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+async def show_page(request: Request) -> Response:
     """The page itself; where in it a person is stands behind the # of the address."""
-    return FileResponse(WEB / "index.html", headers=HEADERS)
+    return await files.get_response("index.html", request.scope)
 
 
 files = WebFiles(directory=WEB)

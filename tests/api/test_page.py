@@ -26,6 +26,16 @@ def test_the_page_and_all_that_it_names_are_there_for_anyone(anyone):
         assert anyone.get(path).status_code == 200, path
 
 
+@pytest.mark.parametrize("path", ["/", "/web/app.js"])
+def test_what_has_not_changed_is_not_sent_again(anyone, path):
+    first = anyone.get(path)
+    again = anyone.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    head = anyone.head(path)
+    assert (head.status_code, head.headers["etag"]) == (200, first.headers["etag"])
+    assert head.headers["content-security-policy"] == again.headers["content-security-policy"]
+
+
 def test_modules_import_only_files_that_are_there():
     for module in WEB.rglob("*.js"):
         for name in re.findall(r'^(?:import|export)\b[^;]*?from\s*"([^"]+)"', module.read_text(), re.MULTILINE):
