@@ -84,6 +84,8 @@ class ClassificationAnswer(BaseModel):
     phase: str = Field(description="The finer state, in words.", examples=["classifying"])
     model: str = Field(description="Id of the model that is asked; of an alias the one it pointed to.")
     dataset: str
+    labels: list[str] | None = Field(description="As the request named them; null: the model's own classes.")
+    templates: list[str] | str | None = Field(description="As the request named them; null: the model's own.")
     top_k: int
     metadata: dict[str, str]
     num_images: int
@@ -108,6 +110,8 @@ class ClassificationAnswer(BaseModel):
             phase=job.phase,
             model=job.model_id,
             dataset=job.training_file,
+            labels=job.request.get("labels"),
+            templates=job.request.get("templates"),
             top_k=job.config["top_k"],
             metadata=job.labels,
             num_images=job.result["num_images"] if job.result else job.num_steps,

@@ -81,7 +81,8 @@ def test_it_is_queued_for_the_aliased_models_own_classes(asked, ask):
     answer = ask(metadata={"team": "zoo"}).json()
     assert (answer["object"], answer["status"], answer["phase"]) == ("classification", "queued", "queued")
     assert (answer["model"], answer["dataset"], answer["metadata"]) == (asked.tuned, asked.file_id, {"team": "zoo"})
-    assert (answer["num_images"], answer["num_done"], answer["top_k"]) == (15, 0, 5)
+    assert (answer["labels"], answer["templates"], answer["top_k"]) == (None, None, 5)
+    assert (answer["num_images"], answer["num_done"]) == (15, 0)
     assert (answer["result"], answer["result_file"], answer["error"], answer["finished_at"]) == (None,) * 4
     assert answer["queue"]["position"] >= 1
     job, similarity = stored(asked, answer["id"])
@@ -94,6 +95,7 @@ def test_it_is_queued_for_the_aliased_models_own_classes(asked, ask):
 
 def test_any_labels_and_templates_can_be_asked_of_a_base_model(asked, ask):
     answer = ask(model="tiny", labels=LABELS, templates="a {}.", top_k=1).json()
+    assert (answer["labels"], answer["templates"], answer["top_k"]) == (LABELS, "a {}.", 1)
     job, similarity = stored(asked, answer["id"])
     assert (job.model_id, job.config) == ("tiny", {"top_k": 1})
     assert (similarity.class_names, similarity.templates) == (("cat", "dog"), ("a {}.",))
