@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from alignclip_core.dataset.files import DatasetFiles
 from alignclip_core.dataset.image_table import SUFFIX, has_images, read_image_tables
-from alignclip_core.dataset.imagenet import numbered_folders
+from alignclip_core.dataset.imagenet import imagenet_names, numbered_folders
 from alignclip_core.dataset.known import read_known
 from alignclip_core.dataset.layout import IMAGE_SUFFIXES, read_layout
 from alignclip_core.dataset.manifest import find_manifest, read_manifest
@@ -37,8 +37,8 @@ def read_dataset(
     if SUFFIX in suffixes and not suffixes & IMAGE_SUFFIXES:
         tables = [name for name in files.sizes if name.lower().endswith(SUFFIX)]
         return read_image_tables(files, tables, min_classes=min_classes)
-    layout = read_layout(files.sizes, min_classes=min_classes)
-    return _without_background(_with_wordnet_ids(layout, min_classes), min_classes)
+    layout = _with_wordnet_ids(read_layout(files.sizes, min_classes=min_classes), min_classes)
+    return _with_imagenets_test(_without_background(layout, min_classes))
 
 
 def is_plain(layout: DatasetLayout, files: DatasetFiles) -> bool:
@@ -74,3 +74,12 @@ def _without_background(layout: DatasetLayout, min_classes: int) -> DatasetLayou
     samples = [sample for sample in layout.samples if sample.class_name != BACKGROUND]
     left_out = [sample.path for sample in layout.samples if sample.class_name == BACKGROUND]
     return layout_of(samples, min_classes=min_classes, ignored=[*layout.ignored, *left_out])
+
+
+def _with_imagenets_test(layout: DatasetLayout) -> DatasetLayout:
+    """ImageNet with its validation images as test images, as all report them: the labels of its own are secret."""
+    splits = {sample.split for sample in layout.samples}
+    if splits != {"train", "validation"} or imagenet_names(layout.class_names) is None:
+        return layout
+    samples = (replace(each, split="test") if each.split == "validation" else each for each in layout.samples)
+    return replace(layout, samples=tuple(samples))

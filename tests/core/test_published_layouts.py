@@ -75,7 +75,7 @@ def test_imagenet_and_its_variants_have_imagenets_names(tmp_path, name):
     assert resolve_class_names(layout, None).items() >= names.items()
     assert layout.domains == ()
     splits = {sample.split for sample in layout.samples}
-    assert splits == ({"train", "validation"} if name == "imagenet" else {""})
+    assert splits == ({"train", "test"} if name == "imagenet" else {""})
 
 
 def test_imagenet_v2s_numbered_folders_are_imagenets_classes(tmp_path):
