@@ -13,7 +13,7 @@ from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.listing import Listing, listing_file, save_listing
 from alignclip_core.dataset.samples import DatasetLayout, layout_of
 from alignclip_core.dataset.splits import thin_out
-from alignclip_store.datasets import CONTAINER_SUFFIXES
+from alignclip_core.protocols.paper import folder_names
 from cli.console import err
 from cli.dataset_source import name_of, provide_folder
 
@@ -43,8 +43,16 @@ class GridData:
 
 
 def find_dataset(root: Path, name: str) -> Path | None:
-    """The folder or packed file of a dataset below a folder of datasets."""
-    return next((path for suffix in ("", *CONTAINER_SUFFIXES) if (path := root / f"{name}{suffix}").exists()), None)
+    """The folder or file of a dataset of the paper below a folder of datasets; case, "-" and "_" do not matter."""
+    wanted = {_letters_of(each) for each in folder_names(name)}
+    found = (
+        sorted(root.iterdir(), key=lambda path: (path.name != name, path.is_file(), path.name)) if root.is_dir() else ()
+    )
+    return next((path for path in found if _letters_of(name_of(str(path))) in wanted), None)
+
+
+def _letters_of(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")
 
 
 def open_data(source: str | Path, output: Path, images_per_class: int | None = None) -> GridData:

@@ -75,6 +75,11 @@ def expected_layout(dataset: str) -> DatasetLayout:
     return DatasetLayout(class_names=names, domains=tuple(known["domains"]), samples=())
 
 
+def folder_names(dataset: str) -> tuple[str, ...]:
+    """What its folder may be called, beside its name: as DomainBed, CoOp or torchvision unpack it."""
+    return (dataset, *_read()["datasets"][dataset].get("folders", ()))
+
+
 def _grid(given: Mapping[str, Any], seeds: tuple[int, ...]) -> Grid:
     values, of_methods = find_recipe(given["recipe"])
     methods = given.get("methods", ALL_METHODS)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from alignclip_core.protocols.paper import find_experiment
+from cli.grid_data import find_dataset
 from cli.main import app
 
 ROWS = re.findall(r"^\| `(alignclip .+?)`", (Path(__file__).parents[2] / "docs" / "paper.md").read_text(), re.MULTILINE)
@@ -70,6 +72,28 @@ def test_without_its_datasets_an_experiment_says_what_it_needs(tmp_path, monkeyp
     assert "table10 needs: " in words
     assert "vlcs.zip" in words
     assert "alignclip models pull vit-b-16-openai" in words
+
+
+PUBLISHED = {
+    "table1": "PACS VLCS office_home terra_incognita domain_net",
+    "table2": "imagenet imagenetv2 imagenet-sketch imagenet-adversarial imagenet-rendition.tar",
+    "table5": "imagenet caltech-101 oxford_pets stanford_cars oxford_flowers food-101 fgvc_aircraft sun397 dtd eurosat "
+    "ucf101",
+    "table3": "imagenet caltech101 oxford-iiit-pet stanford_cars flowers-102 food-101 fgvc-aircraft-2013b SUN397 dtd "
+    "eurosat ucf101",
+}
+"""As DomainBed, CoOp (twice) and torchvision unpack them."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_datasets_are_found_by_the_names_that_their_folders_have_as_published(name, tmp_path):
+    for folder in PUBLISHED[name].split():
+        (tmp_path / folder).mkdir()
+    found = {find_dataset(tmp_path, dataset) for dataset in find_experiment(name).datasets}
+    assert found == {tmp_path / folder for folder in PUBLISHED[name].split()}
+    assert find_dataset(tmp_path / "nowhere", "pacs") is None
+    (tmp_path / "pacs.zip").touch()
+    assert find_dataset(tmp_path, "pacs") == tmp_path / ("PACS" if name == "table1" else "pacs.zip")
 
 
 @pytest.mark.parametrize(
