@@ -27,14 +27,11 @@ from alignclip_store.errors import DatasetRejected
 from alignclip_store.files import get_file
 from alignclip_store.folders import open_below
 from alignclip_store.objects import ObjectFiles, locate_object, opened_object
+from alignclip_store.references import CONTAINER_SUFFIXES, FILE_ID_PREFIX, MANIFEST_SUFFIXES, TORCHVISION
 from alignclip_store.settings import Settings
 from alignclip_store.shard_files import with_shards
 
-FILE_ID_PREFIX = "file-"
 MAX_REFERENCE_BYTES = 4096
-MANIFEST_SUFFIXES = (".csv", ".jsonl")
-CONTAINER_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".parquet")
-TORCHVISION = "torchvision://"
 TORCHVISION_FOLDERS = MappingProxyType(
     {
         "Caltech101": "caltech101/101_ObjectCategories",

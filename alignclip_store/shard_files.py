@@ -13,9 +13,8 @@ from alignclip_store.aside import renamed_when_complete
 from alignclip_store.dataset_files import StoredFiles
 from alignclip_store.errors import DatasetRejected
 from alignclip_store.location import Location
+from alignclip_store.references import SHARD_SUFFIX
 from alignclip_store.tars import TarFiles
-
-SHARD_SUFFIX = ".tar"
 
 
 class WithShards:

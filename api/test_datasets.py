@@ -10,7 +10,8 @@ from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.errors import ConfigInvalid, DatasetInvalid, LabelsInvalid
 from alignclip_store.database import reading
-from alignclip_store.datasets import CONTAINER_SUFFIXES, MANIFEST_SUFFIXES, Dataset, open_dataset
+from alignclip_store.datasets import Dataset, open_dataset
+from alignclip_store.references import CONTAINER_SUFFIXES, MANIFEST_SUFFIXES
 from api import class_similarity
 from api.errors import RequestInvalid
 from api.layouts import read_layout_of

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 
 from alignclip_core.dataset.listing import DatasetFolder
-from alignclip_store.datasets import FILE_ID_PREFIX
+from alignclip_store.references import FILE_ID_PREFIX
 from cli.client import connect
 from cli.console import err, out
 from cli.dataset_source import folder_of

@@ -13,10 +13,7 @@ from tempfile import TemporaryDirectory
 from alignclip_core.dataset.layout import IMAGE_SUFFIXES, list_folder
 from alignclip_core.dataset.listing import DatasetFolder
 from alignclip_core.dataset.manifest import STEMS
-from alignclip_store.artifacts import ArtifactStore
-from alignclip_store.datasets import CONTAINER_SUFFIXES, MANIFEST_SUFFIXES, TORCHVISION, locate_dataset, open_files
-from alignclip_store.objects import SourceUnreachable
-from alignclip_store.shard_files import SHARD_SUFFIX
+from alignclip_store.references import CONTAINER_SUFFIXES, MANIFEST_SUFFIXES, SHARD_SUFFIX, TORCHVISION
 from cli.environment import load_settings
 from cli.errors import CliError
 
@@ -63,6 +60,10 @@ def _is_of_shards(folder: Path) -> bool:
 
 
 def _fetch(reference: str, target: Path, on_file: OnFile) -> DatasetFolder:
+    from alignclip_store.artifacts import ArtifactStore  # imported here: they load SQLAlchemy, fsspec and S3
+    from alignclip_store.datasets import locate_dataset, open_files
+    from alignclip_store.objects import SourceUnreachable
+
     settings = load_settings()
     urls = [] if reference.startswith(TORCHVISION) else [reference]
     opened = settings.model_copy(update={"dataset_roots": [Path("/")], "dataset_urls": urls})

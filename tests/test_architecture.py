@@ -1,5 +1,6 @@
 """The house stands as docs/architecture.md says: imports go one way, and the light rooms stay light."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,12 +35,19 @@ def test_imports_go_one_way():
     ],
 )
 def test_module_loads_no_torch(module):
-    code = (
-        f"import sys, {module}; print([name for name in ('torch', 'open_clip', 'transformers') if name in sys.modules])"
-    )
+    assert loaded(module, "torch", "open_clip", "transformers") == []
+
+
+def test_terminal_starts_without_what_few_of_its_commands_need():
+    assert loaded("cli.main", "sqlalchemy", "alembic", "s3fs", "scipy") == []
+
+
+def loaded(module: str, *names: str) -> list[str]:
+    """Which of these a fresh process has that imported the module."""
+    code = f"import json, sys, {module}; print(json.dumps([name for name in {names} if name in sys.modules]))"
     fresh = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert fresh.returncode == 0, fresh.stderr
-    assert fresh.stdout.strip() == "[]"
+    return json.loads(fresh.stdout)
 
 
 def test_top_level_is_what_was_asked_for():

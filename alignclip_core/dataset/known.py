@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from alignclip_core.dataset.files import DatasetFiles
 from alignclip_core.dataset.rows import LABEL, read_text, refuse
@@ -84,6 +83,8 @@ class _Lists:
 
     def matlab(self, name: str, key: str) -> np.ndarray:
         """An array of a MATLAB file, in one dimension."""
+        from scipy.io import loadmat  # imported here: a quarter of a second that few datasets need
+
         try:
             content = loadmat(BytesIO(self.read(name)), squeeze_me=True)
         except Exception as error:  # scipy raises what it likes for files that are none
