@@ -1,11 +1,10 @@
-"""Images and labels -> predictions: features, calibrated scores, the best labels."""
+"""Images and labels -> predictions: features, calibrated scores, the best labels. Runs in a thread."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from anyio import to_thread
 from torch import Tensor
 
 from alignclip_core.algorithms import LearnedClasses
@@ -32,20 +31,17 @@ class Question:
     class_embeddings: Tensor | LearnedClasses  # what was learned may look at the images first
 
 
-async def classify(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> ClassifyAnswer:
+def classify(resources: Resources, owner: str, name: str, request: ClassifyRequest) -> ClassifyAnswer:
     """The best labels of every image, and those of a second model where one is to be compared.
 
     Raises for labels, images and models that cannot be used.
     """
-    questions = [
-        await to_thread.run_sync(_prepare, resources, owner, each, request)
-        for each in (name, request.compare_with)
-        if each is not None
+    names = [each for each in (name, request.compare_with) if each is not None]
+    questions = [_prepare(resources, owner, each, request) for each in names]
+    answers = [
+        _answer(resources, question, compute_features(resources, question.classifier, request.images), request)
+        for question in questions
     ]
-    answers = []
-    for question in questions:
-        features = await compute_features(resources, question.classifier, request.images)
-        answers.append(await to_thread.run_sync(_answer, resources, question, features, request))
     return answers[0].model_copy(update={"compared": answers[1] if len(answers) > 1 else None})
 
 

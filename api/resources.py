@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 
 import structlog
 from anyio import CapacityLimiter
@@ -51,7 +52,8 @@ class Resources:
     classify_turns: Turns
     explain_turns: Turns  # one at a time: a forward pass of its own uses all cores already
     decoders: Decoders
-    decode_limiter: CapacityLimiter  # of images that are decoded and scaled for classify and embeddings
+    decode_places: BoundedSemaphore  # of images that are decoded and scaled at once for classify and embeddings
+    decode_pool: ThreadPoolExecutor  # for those of a request that has several
     picture_limiter: CapacityLimiter  # of pictures of datasets: a dataset is listed for those of a job
     thumbnails: BoundedCache[tuple[str, str, str], bytes]  # of them: job, source and path -> JPEG
     making_limiter: CapacityLimiter  # of exports and mixtures: each holds a whole model in memory
@@ -74,6 +76,8 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
     )
     limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     decoders = Decoders(limits)
+    num_decoders = settings.threads or os.cpu_count() or 1
+    decode_pool = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
     with scratch_folder(settings.home_dir / "uploads") as scratch:
         models = ModelCache(settings, artifacts, scratch)
         _warm_up(models, settings.pinned_models)
@@ -92,7 +96,8 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
                 classify_turns=Turns(settings.max_concurrent_classify, settings.max_waiting_classify),
                 explain_turns=Turns(1, settings.max_waiting_classify),
                 decoders=decoders,
-                decode_limiter=CapacityLimiter(settings.threads or os.cpu_count() or 1),
+                decode_places=BoundedSemaphore(num_decoders),
+                decode_pool=decode_pool,
                 making_limiter=CapacityLimiter(1),
                 picture_limiter=CapacityLimiter(1),
                 thumbnails=BoundedCache(MAX_THUMBNAIL_BYTES, len),
@@ -101,6 +106,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
             )
         finally:
             batcher.close()
+            decode_pool.shutdown()
             decoders.close()
             engine.dispose()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
 from api.answers import ClassifyAnswer, ModelAnswer, PredictionAnswer
 from api.classification import classify
@@ -68,10 +69,13 @@ _BODY = {
 }
 
 
-@router.post("/{model:path}/classify", openapi_extra=_BODY, responses=in_both_forms(BODY_ERROR_ANSWERS))
-async def classify_images(
-    model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep
-) -> ClassifyAnswer | list[PredictionAnswer]:
+@router.post(
+    "/{model:path}/classify",
+    openapi_extra=_BODY,
+    response_model=ClassifyAnswer | list[PredictionAnswer],
+    responses=in_both_forms(BODY_ERROR_ANSWERS),
+)
+async def classify_images(model: str, request: Request, owner: InferOwnerDep, resources: ResourcesDep) -> Response:
     """The likeliest labels of one or many images; any labels, whether the model was trained on them or not.
 
     Multipart gets an object with every image's predictions. JSON and raw bytes, the forms that huggingface_hub sends,
@@ -79,16 +83,14 @@ async def classify_images(
     """
     resources.classify_turns.refuse_when_full()
     wanted = await read_classify_request(request, resources.settings)
+    write = _predictions_of_one if speaks_hugging_face(request) else ClassifyAnswer.model_dump_json
     try:
         with request.app.state.measurements.classifying(len(wanted.images)):
-            async with resources.classify_turns.turn():
-                answer = await classify(resources, owner, model, wanted)
+            content = await resources.classify_turns.run(lambda: write(classify(resources, owner, model, wanted)))
     finally:
         if wanted.form is not None:
             await wanted.form.close()
-    if speaks_hugging_face(request):
-        return answer.data[0].predictions
-    return answer
+    return Response(content, media_type="application/json")
 
 
 @router.get("/{model:path}/classify/health")
@@ -102,6 +104,13 @@ def check_classify_health(model: str, owner: OwnerDep, resources: ResourcesDep) 
 def retrieve_classify_info(model: str, owner: OwnerDep, resources: ResourcesDep) -> ModelAnswer:
     """The model; what `InferenceClient.get_endpoint_info` asks."""
     return _describe(resources, owner, model)
+
+
+_PREDICTIONS = TypeAdapter(list[PredictionAnswer])
+
+
+def _predictions_of_one(answer: ClassifyAnswer) -> bytes:
+    return _PREDICTIONS.dump_json(answer.data[0].predictions)
 
 
 def _describe(resources: Resources, owner: str, model: str) -> ModelAnswer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartParser
@@ -53,8 +52,7 @@ async def explain_image(
             compared = explain(resources, owner, other, source, label) if other else None
             return explain(resources, owner, model, source, label).model_copy(update={"compared": compared})
 
-        async with resources.explain_turns.turn():
-            return await to_thread.run_sync(explain_all)
+        return await resources.explain_turns.run(explain_all)
     finally:
         await form.close()
 
