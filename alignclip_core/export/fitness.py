@@ -34,6 +34,12 @@ def check_fits(
     _check_learned_classes(export_format, manifest)
     if export_format == "onnx":
         return
+    if not base_model.has_texts:
+        raise ExportUnfit(
+            f"{base_model.id!r} is an image tower alone, and {export_format} holds a text tower beside it; export it "
+            "as 'onnx'.",
+            param="format",
+        )
     if not (folder_of(base_model) / CONFIG_FILE).is_file():
         raise ExportUnfit(
             f"{base_model.id!r} has a convolutional stem before its transformer, which neither open_clip nor "
