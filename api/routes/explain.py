@@ -44,7 +44,8 @@ async def explain_image(
     """Where the model looks in an image, and which patches resemble a label: maps as arrays and as PNG."""
     require_multipart(request)
     resources.explain_turns.refuse_when_full()
-    form = await parse_form(MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=len(FIELDS)))
+    parser = MultiPartParser(request.headers, request.stream(), max_files=len(FIELDS), max_fields=len(FIELDS))
+    form = await parse_form(parser)
     try:
         source, label, other = _read(form)
 
@@ -61,6 +62,8 @@ def _read(form: FormData) -> tuple[ImageSource, str, str | None]:
     for name in form:
         if name not in FIELDS:
             raise RequestInvalid(f"Unknown field {name!r}; known: {', '.join(FIELDS)}.", param=name)
+        if len(form.getlist(name)) > 1:
+            raise RequestInvalid(f"The form has {name!r} more than once; explain takes one.", param=name)
     image, label, other = (form.get(name) for name in FIELDS)
     if not isinstance(image, UploadFile):
         raise RequestInvalid("The form has no file in its field `image`.", param="image")

@@ -80,6 +80,7 @@ def test_alias_explains_as_its_model(http, explain, tuned):
     [
         ({}, None, 400, "label"),
         ({"label": " "}, None, 400, "label"),
+        ({"label": ["dog", "cat"]}, None, 400, "label"),
         ({"label": "dog", "lable": "cat"}, None, 400, "lable"),
         ({"label": "dog", "compare_with": "ft:nothing"}, None, 404, "model"),
         ({"label": "dog"}, b"no picture", 400, "image"),
@@ -88,6 +89,13 @@ def test_alias_explains_as_its_model(http, explain, tuned):
 def test_what_cannot_be_explained_is_refused_by_name(explain, data, content, status, param):
     answer = explain("tiny", content, **data)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+@pytest.mark.parametrize("name", ["image", "label"])
+def test_more_files_than_one_are_refused_by_their_field(http, picture, name):
+    files = [("image", picture), (name, picture)]
+    error = http.post("/v1/models/tiny/explain", files=files, data={"compare_with": "tiny"}).json()["error"]
+    assert (error["param"], error["code"]) == (name, "invalid_request")
 
 
 def open_url(url):
