@@ -68,6 +68,14 @@ def get_model(session: Session, owner: str, model_id: str) -> Model:
     return model
 
 
+def get_model_of_anyone(session: Session, model_id: str) -> Model:
+    """The model, whoever owns it: for the operator. Raises `ModelNotFound`."""
+    model = session.get(Model, model_id)
+    if model is None:
+        raise ModelNotFound(f"No model {model_id!r}.", param="model")
+    return model
+
+
 def lock_model(session: Session, owner: str, model_id: str) -> Model:
     """The owner's model, held until the transaction ends: to need it and to delete it exclude each other."""
     model = session.scalar(select(Model).where(Model.id == model_id, Model.owner == owner).with_for_update())

@@ -82,7 +82,9 @@ class Settings(BaseSettings):
     serving_device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where they run; auto: on the GPU where there is one."
     )
-    pinned_models: list[str] = Field([], description="Base models loaded at the start and kept so (JSON list of ids).")
+    pinned_models: list[str] = Field(
+        [], description="Base or tuned models loaded at the start and kept so (JSON list of ids)."
+    )
     model_cache_bytes: int = Field(4 * 2**30, ge=1, description="Memory for image towers that are kept loaded.")
 
     lease_seconds: float = Field(60.0, gt=0, description="How long a worker owns a job without a sign of life.")

@@ -18,8 +18,10 @@ from sqlalchemy import Engine
 
 from alignclip_core.decoders import Decoders
 from alignclip_core.images import ImageLimits
+from alignclip_store import tables
 from alignclip_store.artifacts import ArtifactStore
-from alignclip_store.database import create_engine
+from alignclip_store.database import create_engine, reading
+from alignclip_store.models import get_model_of_anyone
 from alignclip_store.queue import create_queue
 from alignclip_store.settings import Settings, bootstrap_api_key, key_pepper
 from api.authentication import Authenticator
@@ -80,7 +82,7 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
     decode_pool = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
     with scratch_folder(settings.home_dir / "uploads") as scratch:
         models = ModelCache(settings, artifacts, scratch)
-        _warm_up(models, settings.pinned_models)
+        _warm_up(models, engine, settings.pinned_models)
         try:
             yield Resources(
                 settings=settings,
@@ -111,15 +113,20 @@ def open_resources(settings: Settings, measurements: Measurements) -> Iterator[R
             engine.dispose()
 
 
-def _warm_up(models: ModelCache, model_ids: Sequence[str]) -> None:
+def _warm_up(models: ModelCache, engine: Engine, model_ids: Sequence[str]) -> None:
     """Load and pin in a thread: the service answers meanwhile, and who asks for such a model waits for its one load."""
 
     def load() -> None:
         for model_id in model_ids:
             try:
-                models.pin(models.base_model(model_id))
+                models.pin(models.find_base_model(model_id) or _find_tuned_model(engine, model_id))
             except Exception:
                 log.warning("A pinned model cannot be loaded", model=model_id, exc_info=True)
 
     if model_ids:
         threading.Thread(target=load, name="warm-up", daemon=True).start()
+
+
+def _find_tuned_model(engine: Engine, model_id: str) -> tables.Model:
+    with reading(engine) as session:
+        return get_model_of_anyone(session, model_id)

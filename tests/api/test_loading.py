@@ -23,14 +23,21 @@ def test_model_is_loaded_pinned_and_unloaded(start_service, picture):
     assert actions[:3] == ["model.unload", "model.load", "model.load"]
 
 
-def test_pinned_models_of_the_settings_are_there_from_the_start(start_service):
-    service = start_service(pinned_models=["nothing", "tiny"], serving_runtime="auto", serving_precision="fp32")
+def test_pinned_models_of_the_settings_are_there_from_the_start(service, start_service, create_job):
+    tuned = service.finish(create_job(extra_body={"num_steps": 2}).id)
+    again = start_service(
+        database_url=service.settings.database_location,
+        artifacts_url=service.settings.artifacts_location,
+        pinned_models=["nothing", "tiny", tuned],
+        serving_runtime="auto",
+        serving_precision="fp32",
+    )
     deadline = time.monotonic() + 200
-    while not names(service):
+    while names(again) != ["tiny", tuned]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    (loaded,) = service.http.get("/v1/loaded_models").json()["data"]
-    assert loaded["runtime"] in ("openvino", "torch")
+    for loaded in again.http.get("/v1/loaded_models").json()["data"]:
+        assert (loaded["runtime"] in ("openvino", "torch"), loaded["pinned"]) == (True, True)
 
 
 def names(service):
