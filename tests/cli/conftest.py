@@ -99,7 +99,7 @@ def alignclip(serve):
             capture_output=True,
             text=True,
             check=False,
-            timeout=200,
+            timeout=400,
         )
 
     return run

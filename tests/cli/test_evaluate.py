@@ -35,7 +35,7 @@ def start_evaluate(tmp_path):
 
 
 def finished(process):
-    shown, words = process.communicate(timeout=200)
+    shown, words = process.communicate(timeout=400)
     return process.returncode, shown, words
 
 

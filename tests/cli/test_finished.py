@@ -69,7 +69,7 @@ def run(home, serve_environment):
             capture_output=True,
             text=True,
             check=False,
-            timeout=200,
+            timeout=400,
         )
 
     return run

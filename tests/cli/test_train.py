@@ -45,7 +45,7 @@ def test_run_is_stopped_by_ctrl_c_and_goes_on_to_its_end(run_dir, start_train, w
     with start_train(run_dir.path) as first:
         wait_until(lambda: any(record.kind == "train" for record in run_dir.read_records()[0]))
         first.send_signal(signal.SIGINT)
-        _, words = first.communicate(timeout=200)
+        _, words = first.communicate(timeout=400)
     assert first.returncode == 75
     assert "goes on from there" in words
     ((step, _),) = run_dir.list_checkpoints()
@@ -53,7 +53,7 @@ def test_run_is_stopped_by_ctrl_c_and_goes_on_to_its_end(run_dir, start_train, w
     assert run_dir.read_manifest() is None
 
     with start_train(run_dir.path) as second:
-        shown, words = second.communicate(timeout=200)
+        shown, words = second.communicate(timeout=400)
     assert second.returncode == 0, words
     assert f"Model: {run_dir.model}" in shown
     assert {line.split()[0] for line in shown.splitlines()[1:-1]} == {"trained", "test"}
@@ -65,7 +65,7 @@ def test_failed_run_tells_the_trainers_reason(run_dir, start_train):
     config = json.loads(run_dir.config_file.read_text())
     run_dir.config_file.write_text(json.dumps(config | {"test_domains": ["nowhere"]}))
     with start_train(run_dir.path) as failed:
-        _, words = failed.communicate(timeout=200)
+        _, words = failed.communicate(timeout=400)
     assert failed.returncode == 1
     assert "nowhere" in words
     assert str(run_dir.log_file) in words
@@ -76,7 +76,7 @@ def test_failed_run_tells_the_trainers_reason(run_dir, start_train):
 def test_missing_inputs_are_named_before_a_trainer_starts(run_dir, start_train, missing):
     (run_dir.path / missing).unlink()
     with start_train(run_dir.path) as refused:
-        _, words = refused.communicate(timeout=200)
+        _, words = refused.communicate(timeout=400)
     assert refused.returncode == 1
     assert str(run_dir.path / missing) in words
     assert not run_dir.log_file.exists()

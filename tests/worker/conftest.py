@@ -52,7 +52,7 @@ TINY = {
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 6},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
 }
-WAIT_SECONDS = 150.0  # two cores may be busy with other things
+WAIT_SECONDS = 300.0  # two cores may be busy with other things
 
 
 @dataclass
@@ -357,7 +357,7 @@ def open_service(migrated_sqlite: Path, models_dir: Path, valkey_url: str) -> Ca
 
     def make(home: Path, **fields: object) -> Service:
         times = {"reap_seconds": 0.2, "wake_again_seconds": 1.0, "heartbeat_seconds": 1.0}
-        times |= {"lease_seconds": 200.0, "stop_seconds": 200.0}  # longer than anybody waits
+        times |= {"lease_seconds": 2 * WAIT_SECONDS, "stop_seconds": 2 * WAIT_SECONDS}  # longer than anybody waits
         given = {"home": home, "models_dir": models_dir, "broker_url": valkey_url, "threads": 1, **times, **fields}
         settings = Settings(**given)
         (home / "faults").mkdir(parents=True, exist_ok=True)

@@ -111,7 +111,6 @@ def test_dataset_shift_over_http_has_the_rows_of_the_command(make_service, pack,
     service = make_service(bootstrap_api_key=KEY, serving_runtime="torch", threads=1)
     service.start_worker()
     budget = {"num_steps": 8, "global_batch_size": 6, "learning_rate": 1e-3}
-    methods = ["finetune", "alignclip"]
     with TestClient(create_app(service.settings), headers={"Authorization": f"Bearer {KEY}"}) as http:
         files = {
             name: http.post(
@@ -119,14 +118,14 @@ def test_dataset_shift_over_http_has_the_rows_of_the_command(make_service, pack,
             ).json()["id"]
             for name, content in archives.items()
         }
-        body = {"protocol": "dataset_shift", "dataset": files["paint"], "model": "tiny", "methods": methods}
+        body = {"protocol": "dataset_shift", "dataset": files["paint"], "model": "tiny", "methods": ["alignclip"]}
         words = {"red": "dark red", "yellow": "lemon", "green": "green"}
         tests = [files["ink"], {"dataset": files["chalk"], "name": "chalk", "class_names": words}]
         given = {"test_datasets": tests, "seeds": [3], "hyperparameters": budget}
         created = http.post("/v1/evaluations", json=body | given)
         assert created.status_code == 200, created.text
         url = f"/v1/evaluations/{created.json()['id']}"
-        whole = wait_for(http, service, url, lambda answer: answer["num_finished"] == 2)
+        whole = wait_for(http, service, url, lambda answer: answer["num_finished"] == 1)
     assert whole["status"] == "succeeded", service.logs()
 
     for name, content in archives.items():
@@ -134,7 +133,7 @@ def test_dataset_shift_over_http_has_the_rows_of_the_command(make_service, pack,
     (tmp_path / "chalk.classes.json").write_text(json.dumps(words))
     command = [str(Path(sys.executable).with_name("alignclip")), "evaluate", "paint.zip", "ink.zip", "chalk.zip"]
     command += ["--protocol", "dataset_shift", "--model", "tiny", "--seed", "3", "--threads", "1", "--output", "grid"]
-    command += [word for method in methods for word in ("--method", method)]
+    command += ["--method", "alignclip"]
     command += [word for name, value in budget.items() for word in ("--set", f"{name}={value}")]
     done = subprocess.run(command, cwd=tmp_path, env=service.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -144,7 +143,7 @@ def test_dataset_shift_over_http_has_the_rows_of_the_command(make_service, pack,
     by_command = sorted([*(row[name] for name in told), row["n"]] for row in rows)
     by_service = sorted([*(cell[name] for name in told), cell["num_images"]] for cell in whole["cells"])
     assert by_service == by_command
-    assert len(by_service) == 3 * 2
+    assert len(by_service) == 3
     assert {(cell["target"], cell["num_images"]) for cell in whole["cells"]} == {
         ("source", 6),
         ("ink", 16),
