@@ -179,6 +179,7 @@ class EvaluationAnswer(BaseModel):
     protocol: str
     dataset: str
     test_datasets: list[TestDatasetAnswer]
+    num_shots: int | None = Field(description="Images of each class that train; null: all.")
     model: str
     status: str = Field(description="queued, running, succeeded, failed (some job did) or cancelled.")
     cancel_requested_at: int | None
@@ -190,13 +191,15 @@ class EvaluationAnswer(BaseModel):
     @classmethod
     def of(cls, evaluation: Evaluation, jobs: Mapping[str, Job]) -> EvaluationAnswer:
         rows = [row for cell in evaluation.cells if (row := _row(evaluation, cell, jobs[cell["job_id"]])) is not None]
+        first = next(iter(jobs.values()))
         return cls(
             id=evaluation.id,
             created_at=seconds(evaluation.created_at),
             name=evaluation.name,
             protocol=evaluation.protocol,
             dataset=evaluation.dataset,
-            test_datasets=[TestDatasetAnswer(**test) for test in next(iter(jobs.values())).test_datasets],
+            test_datasets=[TestDatasetAnswer(**test) for test in first.test_datasets],
+            num_shots=first.config.get("num_shots"),
             model=evaluation.base_model,
             status=status_of([job.status for job in jobs.values()]),
             cancel_requested_at=seconds_or_none(evaluation.cancel_requested_at),

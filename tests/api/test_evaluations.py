@@ -40,6 +40,7 @@ def _empty_queue(grids):
 def test_a_grid_becomes_ordinary_jobs_that_carry_its_id(grids, ask):
     created = ask(name="which", methods=["zero_shot", "finetune:averaging=bma"], seeds=[3, 4]).json()
     assert (created["object"], created["status"], created["num_jobs"]) == ("evaluation", "queued", 8)
+    assert created["num_shots"] is None
     cells = {(cell["method"], cell["target"], cell["seed"]): cell for cell in created["cells"]}
     assert len(cells) == 2 * 2 * 2
     job = grids.http.get(f"/v1/fine_tuning/jobs/{cells['finetune:averaging=bma', 'sketch', 4]['job_id']}").json()
@@ -96,8 +97,9 @@ def subsets(grids, make_archive, pictures):
 def test_dataset_shift_has_a_column_for_each_test_dataset_and_a_job_for_each_method_and_seed(grids, ask, subsets):
     sketches, odd = subsets("my sketches.zip", "cat", "dog"), subsets("b.zip", "dog", "red_panda")
     tests = [sketches, {"dataset": odd, "name": "odd", "class_names": {"dog": ["dog", "hound"]}}]
-    created = ask(protocol="dataset_shift", test_datasets=tests, methods=["zero_shot", "finetune"], seeds=[0, 1]).json()
-    assert (created["num_jobs"], len(created["cells"])) == (4, 12)
+    given = {"test_datasets": tests, "num_shots": 2, "methods": ["zero_shot", "finetune"], "seeds": [0, 1]}
+    created = ask(protocol="dataset_shift", **given).json()
+    assert (created["num_jobs"], len(created["cells"]), created["num_shots"]) == (4, 12, 2)
     assert created["test_datasets"] == [
         {"name": "my-sketches", "dataset": sketches, "class_names": None},
         {"name": "odd", "dataset": odd, "class_names": {"dog": "dog|hound", "red_panda": "red_panda"}},

@@ -70,12 +70,15 @@ def test_a_cloned_job_asks_for_what_the_first_one_asked_for(page, service):
         "test_domains": ["noto"],
         "unseen_classes": [],
         "class_names": {"cat": "a cat"},
+        "test_datasets": [{"name": "odd", "dataset": "file-2", "class_names": {"fox": "red fox|fox"}}],
         "hyperparameters": options["hyperparameters"] | options["algorithms"]["clipood"] | asked,
     }
     body = page.evaluate(BODY, [job, options])
     assert body.items() >= asked.items()
     assert body.items() >= {"seed": 3, "templates": ["a {}."], "test_domains": ["noto"]}.items()
-    assert body["class_names"] == {"cat": "a cat"}
+    assert {name: body[name] for name in ("class_names", "test_datasets")} == {
+        name: job[name] for name in ("class_names", "test_datasets")
+    }
     assert "margin" not in body  # clipood's own
 
 
@@ -111,10 +114,21 @@ def test_an_evaluation_that_is_asked_again_asks_the_same(page, service):
     page.goto("/")
     options = service.http.get("/v1/fine_tuning/options").json()
     methods = ("finetune", "alignclip@authors_code", "coop:bma_beta=0.1")
-    evaluation = {"dataset": "file-1", "protocol": "in_the_wild", "model": "starter", "name": "again"}
+    evaluation = {
+        "dataset": "file-1",
+        "protocol": "dataset_shift",
+        "test_datasets": [
+            {"name": "sketches", "dataset": "file-2", "class_names": None},
+            {"name": "odd", "dataset": "/srv/odd", "class_names": {"fox": "red fox|fox"}},
+        ],
+        "num_shots": 4,
+        "model": "starter",
+        "name": "again",
+    }
     cells = [
         cell(method, "photo", seed, None) | {"job_id": f"{method} {seed}"} for method in methods for seed in (0, 3)
     ]
     body = page.evaluate(EVALUATION, [evaluation | {"cells": cells}, options])
-    assert body.items() >= evaluation.items()
+    plain = {"name": "sketches", "dataset": "file-2"}  # no words of its own
+    assert body.items() >= (evaluation | {"test_datasets": [plain, evaluation["test_datasets"][1]]}).items()
     assert (body["methods"], body["seeds"], body["hyperparameters"]) == (list(methods), [0, 3], {})

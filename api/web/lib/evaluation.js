@@ -2,6 +2,7 @@
 
 export const PROTOCOLS = {
   domain_shift: ["New domains", "Each domain in turn is left out, and tested on. The pictures lie in domain/class folders."],
+  dataset_shift: ["Other datasets", "The pictures train; other datasets are tested whole, each among its own classes."],
   unseen_classes: ["New classes", "Half of the classes train; the other half is tested, too."],
   in_the_wild: ["Both at once", "New classes in a domain that was left out, each domain in turn."],
   few_shot: ["Few pictures", "Some pictures of each class train, the others test."],
@@ -12,7 +13,7 @@ export const protocolWord = (protocol) => PROTOCOLS[protocol]?.[0] ?? protocol.r
 export const evaluationName = (evaluation) => evaluation.name || `${protocolWord(evaluation.protocol)}, ${evaluation.id.slice(-4)}`;
 
 const SUMMARIES = { average: (values) => mean(values), H: (values) => values.length / values.reduce((sum, value) => sum + 1 / value, 0) };
-const TARGET_WORDS = { base: "Trained classes", new: "New classes", all: "All classes", average: "Average", H: "Harmonic mean" };
+const TARGET_WORDS = { base: "Trained classes", new: "New classes", all: "All classes", source: "Own test images", average: "Average", H: "Harmonic mean" };
 
 export const targetWord = (target) => TARGET_WORDS[target] ?? target;
 

@@ -84,6 +84,8 @@ function nameInEvaluation({ metadata, test_domains, seed }) {
 const GROUP_WORDS = {
   trained_domains: "Trained domains",
   test_domains: "New domains",
+  test_datasets: "Other datasets",
+  test_images: "Test images",
   trained_classes: "trained classes",
   unseen_classes: "new classes",
   all_classes: "all classes",

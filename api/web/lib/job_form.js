@@ -1,5 +1,7 @@
 // The form of a new job as the body of the request that makes it, and back from a job that is cloned.
 
+import { makeTest, testsBody } from "./test_datasets.js";
+
 export const EMPTY_FORM = {
   dataset: "",
   model: "",
@@ -14,6 +16,7 @@ export const EMPTY_FORM = {
   testDomains: [],
   unseenClasses: [],
   classNames: {},
+  testDatasets: [],
   more: "",
 };
 
@@ -35,7 +38,7 @@ export function jobBody(form) {
   return {
     training_file: form.dataset,
     ...dataBody(form),
-    ...compact({ algorithm: form.algorithm, preset: form.preset, suffix: form.suffix, [form.lengthUnit]: form.length === "" ? undefined : Number(form.length) }),
+    ...compact({ test_datasets: testsBody(form.testDatasets), algorithm: form.algorithm, preset: form.preset, suffix: form.suffix, [form.lengthUnit]: form.length === "" ? undefined : Number(form.length) }),
     ...readLines(form.more),
   };
 }
@@ -62,6 +65,7 @@ export function formOf(job, { hyperparameters, presets, algorithms }) {
     testDomains: job.test_domains,
     unseenClasses: job.unseen_classes,
     classNames: job.class_names,
+    testDatasets: job.test_datasets.map(makeTest),
     more: writeLines(own),
   };
 }

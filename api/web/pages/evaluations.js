@@ -49,7 +49,7 @@ export const Trainings = ({ evaluation }) =>
 const FirstSteps = () =>
   html`<div class="empty">
     <h2>No evaluations yet</h2>
-    <p>One job says how one method did. An evaluation says which method holds where it was not trained: on new domains, on new classes.</p>
+    <p>One job says how one method did. An evaluation says which method holds where it was not trained: on new domains, other datasets, new classes.</p>
     <ol>
       <li>Choose pictures and the question.</li>
       <li>Tick the methods; plain fine-tuning is the honest one to beat.</li>

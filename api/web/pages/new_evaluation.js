@@ -7,9 +7,11 @@ import { useAction, useDelayed, useLoaded } from "../lib/hooks.js";
 import { html, useState } from "../lib/html.js";
 import { EMPTY_EVALUATION, evaluationBody, evaluationFormOf, firstJobBody, methodsOf, seedsOf } from "../lib/evaluation_form.js";
 import { go } from "../lib/route.js";
+import { askingAbout, isOfTests } from "../lib/test_datasets.js";
 import { Field, PageHead, Placeholder, Problem, Select, Step } from "../parts/controls.js";
 import { ChooseData } from "./new_job/data.js";
 import { ALGORITHM_WORDS } from "./new_job/method.js";
+import { TestDatasets } from "./new_job/test_datasets.js";
 
 const PAUSE_MILLISECONDS = 500;
 
@@ -30,28 +32,30 @@ async function loadAll(like, signal) {
 
 function Form({ models, options, earlier }) {
   const [form, setForm] = useState(() => (earlier ? evaluationFormOf(earlier, options) : { ...EMPTY_EVALUATION, model: models[0]?.id ?? "" }));
-  const change = (values) => setForm((old) => ({ ...old, ...values }));
+  const change = (values) => setForm((old) => ({ ...old, ...(typeof values === "function" ? values(old) : values) }));
   const one = useOneTraining(form);
   const start = useAction(async () => {
-    const made = await post("/evaluations", evaluationBody(form));
+    const made = await askingAbout(form.testDatasets, post("/evaluations", evaluationBody(form)));
     go(["evaluations", made.id]);
   });
+  const missing = whatIsMissing(form);
+  const error = [start.error, one.error].find((found) => found && !isOfTests(found));
   return html`<${PageHead} title=${earlier ? "New evaluation like another" : "New evaluation"} lead="A question to your pictures, and the methods that shall answer it. Nothing is trained before you press Start." />
     <div class="stack steps">
       <${Step} number="1" title="Pictures"><${ChooseData} form=${form} change=${change} /><//>
-      <${Step} number="2" title="Question"><${Question} form=${form} change=${change} /><//>
+      <${Step} number="2" title="Question"><${Question} form=${form} change=${change} error=${one.error} refusal=${start.error} /><//>
       <${Step} number="3" title="Methods"><${Methods} form=${form} change=${change} models=${models} options=${options} /><//>
       <${Step} number="4" title="Start">
         <div class="stack">
-          <p role="status">${inWords(form, one)}</p>
-          <div><button type="button" class="button main" aria-disabled=${start.isBusy || !form.dataset} onClick=${() => form.dataset && start.run()}>${start.isBusy ? "Starting …" : "Start the evaluation"}</button></div>
-          <${Problem} error=${start.error ?? one.error} />
+          <p role="status">${missing || inWords(form, one)}</p>
+          <div><button type="button" class="button main" aria-disabled=${start.isBusy || Boolean(missing)} onClick=${() => missing || start.run()}>${start.isBusy ? "Starting …" : "Start the evaluation"}</button></div>
+          <${Problem} error=${error} />
         </div>
       <//>
     </div>`;
 }
 
-function Question({ form, change }) {
+function Question({ form, change, error, refusal }) {
   return html`<div class="stack">
     <fieldset>
       <legend class="hidden-text">Protocol</legend>
@@ -61,8 +65,8 @@ function Question({ form, change }) {
         )}
       </div>
     </fieldset>
-    ${form.protocol === "few_shot" &&
-    html`<div class="fields"><${Field} id="shots" label="Pictures of each class" hint="That train; the paper takes 16."><input id="shots" type="number" min="1" value=${form.numShots} placeholder="16" aria-describedby="shots-hint" onInput=${(event) => change({ numShots: event.target.value })} /><//></div>`}
+    ${form.protocol === "dataset_shift" && html`<${TestDatasets} tests=${form.testDatasets} onChange=${(update) => change((old) => ({ testDatasets: update(old.testDatasets) }))} error=${error} refusal=${refusal} />`}
+    <div class="two"><${Field} id="shots" label="Training pictures of each class" hint=${`Empty: ${form.protocol === "few_shot" ? "16, as in the paper" : "all"}.`}><input id="shots" type="number" min="1" value=${form.numShots} aria-describedby="shots-hint" onInput=${(event) => change({ numShots: event.target.value })} /><//></div>
   </div>`;
 }
 
@@ -94,11 +98,16 @@ function Methods({ form, change, models, options }) {
   </div>`;
 }
 
+/** What is to be done before it can start; "" when nothing is. */
+function whatIsMissing(form) {
+  if (!form.dataset) return "Choose the pictures first.";
+  if (form.protocol === "dataset_shift" && !form.testDatasets.length) return "Add a dataset to test on.";
+  return methodsOf(form).length && seedsOf(form).length ? "" : "Tick a method, and name a seed.";
+}
+
 /** How much is asked for, in a sentence. */
 function inWords(form, { seconds }) {
-  if (!form.dataset) return "Choose the pictures first.";
   const num = methodsOf(form).length * seedsOf(form).length;
-  if (!num) return "Tick a method, and name a seed.";
   const isEach = ["domain_shift", "in_the_wild"].includes(form.protocol);
   const time = seconds == null ? "" : ` One takes ${roughly(seconds)}, so ${isEach ? "each domain" : "all"} takes ${roughly(num * seconds)} of one worker.`;
   return `${plural(num, "training")}${isEach ? " for each domain" : ""}.${time}`;
@@ -110,7 +119,7 @@ function useOneTraining(form) {
   useDelayed(JSON.stringify(form), PAUSE_MILLISECONDS, async (signal) => {
     if (!form.dataset || !form.model || !methodsOf(form).length) return;
     try {
-      const { wall_seconds } = await post("/fine_tuning/estimate", firstJobBody(form), { signal });
+      const { wall_seconds } = await askingAbout(form.testDatasets, post("/fine_tuning/estimate", firstJobBody(form), { signal }));
       if (!signal.aborted) setState({ seconds: wall_seconds, error: null });
     } catch (error) {
       if (!signal.aborted) setState({ seconds: null, error });

@@ -5,11 +5,13 @@ import { useAction, useDelayed, useLoaded } from "../lib/hooks.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { EMPTY_FORM, dataBody, formOf, jobBody } from "../lib/job_form.js";
 import { go } from "../lib/route.js";
+import { askingAbout, isOfTests } from "../lib/test_datasets.js";
 import { PageHead, Placeholder, Problem, Step } from "../parts/controls.js";
 import { ChooseData } from "./new_job/data.js";
 import { Estimate } from "./new_job/estimate.js";
 import { ChooseMethod } from "./new_job/method.js";
 import { DatasetReport } from "./new_job/report.js";
+import { TestDatasets } from "./new_job/test_datasets.js";
 
 const PAUSE_MILLISECONDS = 500; // after the last change, before the service is asked
 const REPORT_PAUSE_MILLISECONDS = 1200; // it looks at every picture
@@ -32,17 +34,21 @@ async function loadAll(clone, signal) {
 
 function Form({ models, options, job, clone }) {
   const [form, setForm] = useState(() => (job ? formOf(job, options) : { ...EMPTY_FORM, model: models[0]?.id ?? "" }));
-  const change = (values) => setForm((old) => ({ ...old, ...values }));
+  const change = (values) => setForm((old) => ({ ...old, ...(typeof values === "function" ? values(old) : values) }));
   const { report, error: reportError, isBusy } = useReport(form);
   const estimate = useEstimate(form, report);
   const start = useAction(async () => {
-    const made = await post("/fine_tuning/jobs", jobBody(form));
+    const made = await askingAbout(form.testDatasets, post("/fine_tuning/jobs", jobBody(form)));
     go(["jobs", made.id]);
   });
   const isFatal = report?.findings.some(({ severity }) => severity === "fatal");
+  const elsewhere = (error) => (isOfTests(error) ? null : error); // those of the test datasets stand beside them
   return html`<${PageHead} title=${clone ? "New job like another" : "New job"} lead="Your pictures, a base model, a method. Nothing is trained before you press Start." />
     <div class="stack steps">
-      <${Step} number="1" title="Pictures"><${ChooseData} form=${form} change=${change} /><//>
+      <${Step} number="1" title="Pictures">
+        <${ChooseData} form=${form} change=${change} />
+        ${form.dataset && html`<${OtherDatasets} form=${form} change=${change} error=${estimate.error} refusal=${start.error} />`}
+      <//>
       ${form.dataset &&
       html`<${Step} number="2" title="Model and method"><${ChooseMethod} form=${form} change=${change} models=${models} options=${options} /><//>
         <${Step} number="3" title="What the pictures are">
@@ -54,13 +60,22 @@ function Form({ models, options, job, clone }) {
       (report || reportError) &&
       html`<${Step} number="4" title="Start">
           <div class="stack">
-            <${Estimate} ...${estimate} />
+            <${Estimate} estimate=${estimate.estimate} error=${elsewhere(estimate.error)} />
             <div><button type="button" class="button main" aria-disabled=${start.isBusy || isFatal} onClick=${() => isFatal || start.run()}>${start.isBusy ? "Starting …" : "Start the job"}</button></div>
             ${isFatal && html`<p class="small bad">Mend the findings marked as fatal first.</p>`}
-            <${Problem} error=${start.error} />
+            <${Problem} error=${elsewhere(start.error)} />
           </div>
         <//>`}
     </div>`;
+}
+
+/** Most jobs have none: they are tested on a share of their own pictures. */
+function OtherDatasets({ form, change, error, refusal }) {
+  const [wasOpen] = useState(form.testDatasets.length > 0); // and then as the person leaves it
+  return html`<details class="more" open=${wasOpen}>
+    <summary>Measure it on other datasets, too</summary>
+    <${TestDatasets} tests=${form.testDatasets} onChange=${(update) => change((old) => ({ testDatasets: update(old.testDatasets) }))} error=${error} refusal=${refusal} />
+  </details>`;
 }
 
 /**
@@ -108,7 +123,7 @@ function useEstimate(form, report) {
   useDelayed(asked, PAUSE_MILLISECONDS, async (signal) => {
     if (!form.dataset || !form.model || !report) return;
     try {
-      const estimate = await post("/fine_tuning/estimate", jobBody(form), { signal });
+      const estimate = await askingAbout(form.testDatasets, post("/fine_tuning/estimate", jobBody(form), { signal }));
       if (!signal.aborted) setState({ estimate, error: null });
     } catch (error) {
       if (!signal.aborted) setState((old) => ({ ...old, error }));

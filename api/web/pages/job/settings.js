@@ -35,6 +35,7 @@ const dataRows = (job) => [
   ["classes", "", Object.values(job.class_names).join(", ")],
   ["unseen_classes", "", job.unseen_classes.join(", ") || "none"],
   ["test_domains", "", job.test_domains.join(", ") || "none"],
+  ["test_datasets", "", job.test_datasets.map(({ name, dataset }) => `${name}: ${dataset}`).join(", ") || "none"],
   ["templates", "", job.templates.join(" · ")],
   ["priority", "", job.priority],
 ];
