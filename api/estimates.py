@@ -19,12 +19,18 @@ from alignclip_store.speed import STARTUP_SECONDS, Speed
 FLOAT_BYTES = 4
 HALF_BYTES = 2
 MOMENTS = 2  # of AdamW
+FORWARD_SHARE = 1 / 3  # of the time of an image's step: the pass back takes twice that of the pass forward
 ALIGNED_SHARE = 1.3  # the D-V branch and the teacher's attention beside the main branch
 
 
-def train_seconds(config: FinetuneConfig, speed: Speed) -> float:
-    """Seconds of one run from claim to stored model; evaluations between the steps are left out."""
-    return STARTUP_SECONDS + config.num_steps * config.global_batch_size / speed.images_per_second
+def train_seconds(config: FinetuneConfig, speed: Speed, num_test_images: int = 0) -> float:
+    """Seconds of one run from claim to stored model; evaluations on its own dataset are left out.
+
+    `num_test_images`: of other datasets, each seen before the training and after it.
+    """
+    num_looks = 1 if config.num_steps == 0 else 2
+    num_images = config.num_steps * config.global_batch_size + num_looks * FORWARD_SHARE * num_test_images
+    return STARTUP_SECONDS + num_images / speed.images_per_second
 
 
 def peak_memory_bytes(config: FinetuneConfig, size: TrainingSize) -> int:

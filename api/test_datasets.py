@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignclip_core.dataset.class_names import resolve_class_names
 from alignclip_core.dataset.layout import DatasetLayout
@@ -21,9 +21,21 @@ from api.schemas import MAX_NAME_LENGTH, TestDataset
 PARAM = "test_datasets"
 
 
+class FoundTestDataset(NamedTuple):
+    """One of them."""
+
+    kept: dict[str, Any]  # name, reference and class words, as a job keeps them
+    num_images: int
+
+
 def read_test_datasets(resources: Resources, owner: str, given: Sequence[TestDataset]) -> list[dict[str, Any]]:
     """Name, reference and class words of each, as a job keeps them. Every fault names its place among them."""
-    found: dict[str, dict[str, Any]] = {}
+    return [found.kept for found in find_test_datasets(resources, owner, given)]
+
+
+def find_test_datasets(resources: Resources, owner: str, given: Sequence[TestDataset]) -> list[FoundTestDataset]:
+    """Each, with the number of its images. Every fault names its place among them."""
+    found: dict[str, FoundTestDataset] = {}
     for place, test in enumerate(given):
         param = f"{PARAM}.{place}"
         layout = read_layout_of(resources, owner, test.dataset, param=param)
@@ -31,7 +43,8 @@ def read_test_datasets(resources: Resources, owner: str, given: Sequence[TestDat
         name = test.name or _name_of(resources, owner, test.dataset, param=param)
         if name.casefold() in found:
             raise RequestInvalid(f"Two test datasets are called {name!r}; give one another name.", param=param)
-        found[name.casefold()] = {"name": name, "dataset": test.dataset, "class_names": class_names}
+        kept = {"name": name, "dataset": test.dataset, "class_names": class_names}
+        found[name.casefold()] = FoundTestDataset(kept, len(layout.samples))
     return list(found.values())
 
 

@@ -20,7 +20,7 @@ from api.errors import BODY_ERROR_ANSWERS
 from api.estimates import disk_bytes, peak_memory_bytes, train_seconds
 from api.schemas import FinetuneRequest
 from api.submission import check_request
-from api.test_datasets import read_test_datasets
+from api.test_datasets import find_test_datasets
 
 router = APIRouter(prefix="/v1/fine_tuning/estimate", tags=["fine-tuning"])
 
@@ -29,14 +29,18 @@ class EstimateAnswer(BaseModel):
     """Estimates, not promises."""
 
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
-    gpu_seconds: float = Field(description="Seconds times devices that train; evaluations are left out.")
+    gpu_seconds: float = Field(
+        description="Seconds times devices that train; of evaluations only those on test_datasets."
+    )
     wall_seconds: float = Field(description="From the start of the job to its end.")
     start_estimate: int | None = Field(description="When it would start if it came now; null while no worker is known.")
     peak_gpu_bytes: int = Field(
         description="Counted for one device: weights, gradients, moments, the average's copies, and the activations of "
         "one micro batch in the forward pass's precision (auto: 16 bits)."
     )
-    disk_bytes: int = Field(description="Resume points and model in the artifact store, at most.")
+    disk_bytes: int = Field(
+        description="Resume points and model in the artifact store, at most; a run has its datasets on its own disk."
+    )
     batch_size: int
     num_steps: int
     images_per_second: float
@@ -52,7 +56,7 @@ def estimate_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep
     A body that no job can be made of is refused as it is there.
     """
     config, base_model = check_request(resources, owner, body)
-    read_test_datasets(resources, owner, body.test_datasets or ())
+    tests = find_test_datasets(resources, owner, body.test_datasets or ())
     texts = resources.models.text_encoder(base_model) if config.algorithm in PROMPT_LEARNERS else None
     size = check_fits(resources.models.tower_without_weights(base_model), config, texts)
     reasons = []
@@ -63,7 +67,7 @@ def estimate_job(body: FinetuneRequest, owner: OwnerDep, resources: ResourcesDep
             require_room_in_queue(session, owner, resources.settings)
         except QuotaExceeded as error:
             reasons.append(error.message)
-    seconds = train_seconds(config, speed)
+    seconds = train_seconds(config, speed, sum(test.num_images for test in tests))
     return EstimateAnswer(
         gpu_seconds=round(seconds * speed.num_devices, 1),
         wall_seconds=round(seconds, 1),

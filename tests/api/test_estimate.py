@@ -56,6 +56,18 @@ def test_the_starter_whose_files_are_its_own_kind_is_estimated_too(service, file
     assert answer["disk_bytes"] > 10**8
 
 
+def test_other_datasets_are_seen_before_and_after_in_a_third_of_a_step_s_time(lonely_service, archive, pictures):
+    file_id = lonely_service.upload(archive)
+    tests = [{"dataset": file_id, "name": f"copy-{number}"} for number in range(8)]
+    for steps, num_looks in ((100, 2), (0, 1)):
+        given = {"num_steps": steps} if steps else {"num_steps": None, "algorithm": "zero_shot"}
+        alone = estimate(lonely_service, file_id, **given).json()
+        beside = estimate(lonely_service, file_id, test_datasets=tests, **given).json()
+        seconds = num_looks * 8 * len(pictures) / 3 / alone["images_per_second"]
+        assert seconds > 0.5
+        assert beside["wall_seconds"] - alone["wall_seconds"] == pytest.approx(seconds, abs=0.11)
+
+
 def test_memory_and_disk_count_what_is_trained_and_what_the_average_holds(service, file_id):
     given = {"algorithm": "finetune", "averaging": "bma", "precision": "fp32", "validation_fraction": 0.5}
     found = {
