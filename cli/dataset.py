@@ -101,9 +101,16 @@ def show_report(report: Mapping[str, Any]) -> None:
     """The report as tables."""
     if report["num_images"]:
         counts = ", ".join(f"{part['num_images']:,} {part['name'].replace('_', ' ')}" for part in report["splits"])
-        domains = [domain for domain in report["domains"] if domain["name"]]
+        domains = [f"{each['num_images']:,} {each['name']}" for each in report["domains"] if each["name"]]
         among = f" in {len(domains)} domains" if domains else ""
         out.print(f"{report['num_images']:,} images of {len(report['classes'])} classes{among}: {counts}.")
+        if domains:
+            out.print(f"Domains: {', '.join(domains)}.", markup=False)
+        if report["sizes"]:
+            width, height = (_range(report["sizes"][side]) for side in ("width", "height"))
+            out.print(
+                f"Pixels: {width} wide, {height} high; {report['sizes']['mean_bytes'] / 1000:,.0f} kB on average."
+            )
         out.print(_class_table(report["classes"]))
     if not report["findings"]:
         out.print("Nothing is wrong with it.", style="green")
@@ -114,6 +121,10 @@ def show_report(report: Mapping[str, Any]) -> None:
         if finding["num_paths"] > NUM_NAMED_PATHS:
             out.print(f"    and {finding['num_paths'] - NUM_NAMED_PATHS} more", style="dim")
         out.print(f"    {finding['hint']}", markup=False)
+
+
+def _range(side: Mapping[str, float]) -> str:
+    return f"{side['min']:.0f} to {side['max']:.0f} (median {side['median']:.0f})"
 
 
 def _class_table(classes: list[Mapping[str, Any]]) -> Table:

@@ -40,6 +40,8 @@ def test_a_manifest_in_a_bucket_is_checked_beside_a_validation_set(serve_environ
     )
     assert done.returncode == 1, done.stderr
     assert "49 images of 4 classes in 2 domains: 24 test domains, 25 train, 2 validation." in done.stdout
+    assert "Domains: 25 ink, 24 light." in done.stdout
+    assert "Pixels: 64 to 64 (median 64) wide, 64 to 64 (median 64) high; 0 kB on average." in done.stdout
     assert "fatal 1 image cannot be used: ink/bar/broken.png" in done.stdout
     assert "2 images with the same bytes in several parts of the split: 2 in train and validation." in done.stdout
     assert "    validation_file/bars/4.png" in done.stdout.splitlines()
@@ -96,7 +98,13 @@ def test_what_leads_nowhere_is_one_line(tmp_path, monkeypatch, reference, words)
 
 def test_a_file_of_the_service_is_checked_by_the_service(tmp_path, monkeypatch):
     asked = []
-    counted = {"classes": [], "domains": [], "findings": [], "splits": [{"name": "train", "num_images": 3}]}
+    counted = {
+        "classes": [],
+        "domains": [],
+        "findings": [],
+        "sizes": {},
+        "splits": [{"name": "train", "num_images": 3}],
+    }
 
     class Service(BaseHTTPRequestHandler):
         def log_message(self, *words):
