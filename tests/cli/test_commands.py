@@ -88,7 +88,9 @@ def start_proxy(serve):
                 headers = {
                     name: self.headers[name] for name in ("Authorization", "Last-Event-ID") if self.headers[name]
                 }
-                with httpx2.stream("GET", serve.url + self.path, headers=headers, trust_env=False) as answer:
+                with httpx2.stream(
+                    "GET", serve.url + self.path, headers=headers, trust_env=False, timeout=60
+                ) as answer:
                     self.send_response(answer.status_code)
                     self.send_header("Content-Type", answer.headers["content-type"])
                     self.end_headers()

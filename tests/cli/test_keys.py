@@ -4,7 +4,7 @@ import httpx2
 
 
 def models(serve, key):
-    return httpx2.get(f"{serve.url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+    return httpx2.get(f"{serve.url}/v1/models", headers={"authorization": f"Bearer {key}"}, timeout=60).status_code
 
 
 def test_key_made_in_the_terminal_works_until_it_is_revoked(alignclip, serve):

@@ -13,7 +13,7 @@ import pytest
 
 
 def test_service_lives_is_ready_and_answers_the_key_alone(serve):
-    with httpx2.Client(base_url=serve.url, trust_env=False) as client:
+    with httpx2.Client(base_url=serve.url, trust_env=False, timeout=60) as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").json()["status"] == "ready"
         assert client.get("/openapi.json").status_code == 200
@@ -96,7 +96,7 @@ def test_killed_broker_is_started_again(serve, processes_of, wait_until):
     (valkey,) = valkeys()
     os.kill(valkey, signal.SIGKILL)
     wait_until(lambda: valkeys() - {valkey})
-    wait_until(lambda: httpx2.get(f"{serve.url}/readyz", trust_env=False).json()["broker"] == "ok")
+    wait_until(lambda: httpx2.get(f"{serve.url}/readyz", trust_env=False, timeout=60).json()["broker"] == "ok")
 
 
 def test_job_outlives_a_killed_serve_and_a_stopped_one(start_serve, pictures, processes_of, wait_until, tmp_path):

@@ -49,7 +49,7 @@ def test_checkpoints_carry_their_validation_accuracy(openai, job):
 def test_metrics_hold_every_step_with_its_three_losses(service, job):
     url = f"{service.url}/v1/fine_tuning/jobs/{job.id}/metrics"
     answer = httpx2.get(
-        url, params={"kind": "train", "limit": 100}, headers=bearer(service), trust_env=False
+        url, params={"kind": "train", "limit": 100}, headers=bearer(service), trust_env=False, timeout=60
     ).raise_for_status()
     records = answer.json()["data"]
     assert [record["step"] for record in records] == list(range(1, 51))
@@ -94,7 +94,7 @@ def test_result_covers_unseen_classes_on_their_own_and_in_the_union(job, picture
 
 def test_similarity_of_job_route_and_model_is_one_and_the_same(service, job):
     url = f"{service.url}{job.similarity['url']}"
-    similarity = httpx2.get(url, headers=bearer(service), trust_env=False).raise_for_status().json()
+    similarity = httpx2.get(url, headers=bearer(service), trust_env=False, timeout=60).raise_for_status().json()
     (manifest_file,) = service.home.glob("artifacts/models/**/manifest.json")
     manifest = json.loads(manifest_file.read_text())
     assert job.similarity["sha256"] == similarity["sha256"] == manifest["similarity_sha256"]
