@@ -22,7 +22,7 @@ from typing import Any
 from alignclip_core.base_models import BaseModel
 from alignclip_core.config import FinetuneConfig
 from alignclip_core.dataset.fingerprint import split_sha256
-from alignclip_core.dataset.splits import TEST_DATASETS, split_dataset
+from alignclip_core.dataset.splits import TEST_DATASETS, Split, split_dataset
 from alignclip_core.image_only import similarity_without_texts
 from alignclip_core.protocols.cells import Cell
 from alignclip_core.protocols.grids import Grid
@@ -38,6 +38,7 @@ POLL_SECONDS = 0.2
 RESULTS_FILE = "results.jsonl"
 RESULT_FILE = "result.json"  # of a run: the manifest's result, which outlives the weights
 SECONDS_FILE = "seconds"  # of a run: what its trainers took in all
+SPLIT_FILE = "split_sha256"  # of a run: which images it was begun on
 
 
 @dataclass
@@ -198,9 +199,10 @@ def plan_runs(
     for cell in grid.cells(data.layout):
         if cell.run_name not in runs:
             config = grid.config_of(cell, base_model, data.class_names)
-            split_dataset(data.layout, config)  # raises for what could not be trained
+            split = split_dataset(data.layout, config)  # raises for what could not be trained
             run_dir = RunDir((output / "runs" / cell.run_name).absolute())
             _check_same_config(run_dir, config)
+            _check_same_images(run_dir, split)
             runs[cell.run_name] = GridRun(run_dir, [], base_model, config, data, test_sets, command_of)
         runs[cell.run_name].cells.append(cell)
     return list(runs.values())
@@ -216,6 +218,8 @@ def prepare(run: GridRun, similarity: Path) -> None:
     """The run directory's inputs; those that are there stay."""
     run_dir = run.run_dir
     run_dir.write_config(run.config)
+    if not (run_dir.inputs / "dataset").exists():
+        (run_dir.path / SPLIT_FILE).write_text(split_sha256(split_dataset(run.data.layout, run.config)))
     run.data.link(run_dir.inputs)
     if not run.base_model.has_texts:
         similarity_without_texts(run.base_model, run.config).save(run_dir.similarity_file)
@@ -233,6 +237,15 @@ def _check_same_config(run_dir: RunDir, config: FinetuneConfig) -> None:
                 f"{run_dir.path} was begun with {name}={then[name]}, now it is {value}; name another --output, or "
                 "remove that folder and its rows."
             )
+
+
+def _check_same_images(run_dir: RunDir, split: Split) -> None:
+    file = run_dir.path / SPLIT_FILE
+    if file.is_file() and file.read_text() != split_sha256(split):
+        raise CliError(
+            f"{run_dir.path} was begun on other images of that dataset's name; name another --output, or remove that "
+            "folder and its rows."
+        )
 
 
 def _add_seconds(ended: _Active) -> None:

@@ -64,6 +64,9 @@ def test_cells_are_run_once_and_their_commands_say_how(start_evaluate, pictures,
     code, _, words = finished(start_evaluate(*asked, "--method", "finetune", "--set", "smoothing=0.2"))
     assert code == 1
     assert "was begun with smoothing=0.0, now it is 0.2" in words
+    code, _, words = finished(start_evaluate(*asked, "--method", "finetune", "--images-per-class", "3"))
+    assert code == 1
+    assert "was begun on other images of that dataset's name" in words
 
 
 def test_grid_is_stopped_and_goes_on_and_the_model_is_tested_elsewhere(start_evaluate, pictures, tmp_path, wait_until):
