@@ -29,7 +29,7 @@ AliasName = Annotated[
 class AliasRequest(RequestBody):
     """Where the alias points."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "candidate"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "starter"}]})
 
     model: str = Field(
         min_length=1, description="Id of a tuned or a base model; or an alias, for the model that it points to now."
