@@ -91,7 +91,7 @@ def locate_dataset(reference: str, settings: Settings, *, param: str = "training
                 place = PurePosixPath(real.relative_to(root))
                 if not real.exists():
                     raise DatasetRejected(f"There is nothing at {reference!r}.")
-                if real.suffix.lower() in MANIFEST_SUFFIXES:
+                if real.name.lower().endswith(MANIFEST_SUFFIXES):
                     return Dataset(reference=reference, param=param, root=root, place=place.parent, manifest=place.name)
                 return Dataset(reference=reference, param=param, root=root, place=place)
         raise DatasetRejected(

@@ -23,7 +23,7 @@ OnFile = Callable[[int, int], None]  # files that were fetched, of how many
 def name_of(reference: str) -> str:
     """What the dataset is called: its folder or file, without the suffix of what is packed."""
     path = Path(reference.rstrip("/") if "://" in reference else Path(reference).absolute())
-    if path.stem in STEMS and path.suffix in MANIFEST_SUFFIXES:
+    if path.stem in STEMS and path.name.endswith(MANIFEST_SUFFIXES):
         return path.parent.name
     endings = (*CONTAINER_SUFFIXES, *MANIFEST_SUFFIXES)
     return next((path.name.removesuffix(end) for end in endings if path.name.endswith(end)), path.name)

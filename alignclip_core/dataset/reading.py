@@ -25,9 +25,11 @@ def read_dataset(
     In this order: a manifest (`manifest`, or one that lies there), a known dataset's own lists, shards with labels,
     Parquet with images, class folders. `url`: where the files lie, if that has one: a manifest may name them by it.
     """
-    manifest = manifest or find_manifest(files.sizes)
-    if manifest is not None and not _is_image_table(files, manifest):
-        return read_manifest(files, manifest, min_classes=min_classes, url=url)
+    found = manifest or find_manifest(files.sizes)
+    if found is not None and not _is_image_table(files, found):
+        return read_manifest(files, found, min_classes=min_classes, url=url)
+    if manifest is not None:
+        return read_image_tables(files, [manifest], min_classes=min_classes)
     known = read_known(files, min_classes=min_classes)
     if known is not None:
         return known

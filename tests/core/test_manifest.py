@@ -88,6 +88,16 @@ def uri_of(content: bytes, kind="png") -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
+def test_a_parquet_file_that_is_named_is_a_manifest_or_holds_the_images_itself():
+    rows = ({"image": "a/1.jpg", "label": "cat"}, {"image": "a/2.jpg", "label": "dog"})
+    images = parquet_of([row | {"image": row["image"].encode()} for row in rows])
+    files = Files(**{"manifest.parquet": parquet_of(rows), "metadata.parquet": images, "others.parquet": images})
+    listed = read_dataset(files, manifest="manifest.parquet").samples
+    assert listed == (Sample("a/1.jpg", "cat"), Sample("a/2.jpg", "dog"))
+    held = read_dataset(files, manifest="metadata.parquet").samples
+    assert [sample.path for sample in held] == ["metadata.parquet/0000000", "metadata.parquet/0000001"]
+
+
 def test_images_may_stand_in_the_lines_of_a_jsonl_themselves(tmp_path):
     pictures = [bytes([number]) * (50 + number) for number in range(3)]
     rows = [{"label": "cät", "image": uri_of(pictures[0])}, {"image": "1.jpg", "label": "dog"}]

@@ -62,6 +62,16 @@ def _contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("name", ["mine.csv", "mine.JSONL", "manifest.parquet", "metadata.parquet"])
+def test_a_manifest_that_is_named_comes_with_its_folder(
+    open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings, root: Path, name: str
+) -> None:
+    (root / "pets" / name).touch()
+    dataset = open_reference(f"{root}/pets/{name}")
+    assert dataset.manifest == name
+    assert list_dataset(dataset, artifacts, settings) == sorted(["cat/1.jpg", "dog/a/1.jpg", name])
+
+
 def test_a_folder_below_a_root_is_listed_and_copied(
     open_reference: Callable[[str], Dataset], artifacts: ArtifactStore, settings: Settings, root: Path, tmp_path: Path
 ) -> None:
