@@ -175,7 +175,8 @@ def _targets(layout: DatasetLayout, choices: Choices) -> tuple[str, ...]:
             raise DatasetInvalid(f"The target {target!r} is no domain folder; known: {known}.", param="targets")
     if not layout.domains:
         raise DatasetInvalid(
-            "This protocol leaves a domain out; the dataset has no domain folders (domain/class/image)."
+            "This protocol leaves a domain out; the dataset has no domain folders (domain/class/image).",
+            param="dataset",
         )
     return choices.targets or layout.domains
 

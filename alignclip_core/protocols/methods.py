@@ -50,13 +50,13 @@ class Method:
         algorithm, _, preset = head.partition("@")
         if algorithm not in ALGORITHMS:
             raise ConfigInvalid(
-                f"Unknown method {text!r}; it is {FORM} with an algorithm of: {', '.join(ALGORITHMS)}.", param="method"
+                f"Unknown method {text!r}; it is {FORM} with an algorithm of: {', '.join(ALGORITHMS)}.", param="methods"
             )
         values: dict[str, Any] = {}
         for assignment in filter(None, assignments.split(",")):
             name, equals, value = assignment.partition("=")
             if not equals:
-                raise ConfigInvalid(f"Method {text!r}: {assignment!r} is no FIELD=VALUE.", param="method")
+                raise ConfigInvalid(f"Method {text!r}: {assignment!r} is no FIELD=VALUE.", param="methods")
             values[name] = _read(value)
         check_field_names(values)
         return cls(text, algorithm, preset or None, values)

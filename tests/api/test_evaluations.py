@@ -236,7 +236,7 @@ def test_pages_are_newest_first(grids, ask):
         ({"protocol": "dataset_shift"}, "test_datasets", "name them"),
         ({"protocol": "dataset_shift", "test_datasets": []}, "test_datasets", "name them"),
         ({"test_datasets": ["file-nobody"]}, "test_datasets", "only dataset_shift"),
-        ({"methods": ["alinclip"]}, "method", "Unknown method"),
+        ({"methods": ["alinclip"]}, "methods", "Unknown method"),
         ({"methods": ["finetune", "finetune"]}, "methods", "name each once"),
         ({"methods": []}, "methods", "at least 1"),
         ({"targets": ["chalk"]}, "targets", "known: photo, sketch"),
