@@ -1,15 +1,16 @@
 // Several jobs: their curves over each other, their results in one table, and the settings in which they differ.
 
 import { get } from "../lib/api.js";
-import { duration, groupWord, jobName, percent, points, tone, when } from "../lib/format.js";
+import { groupWord, jobName, percent, points, statusWord, tone, when } from "../lib/format.js";
 import { useEvery, useGet, useLoaded } from "../lib/hooks.js";
-import { html, useMemo, useState } from "../lib/html.js";
+import { html, useMemo, useRef, useState } from "../lib/html.js";
 import { go, href } from "../lib/route.js";
 import { isFinished } from "../lib/stream.js";
 import { Chart } from "../parts/chart.js";
 import { Card, PageHead, Placeholder, Problem, Select, Status } from "../parts/controls.js";
 import { COLOURS, wholePercent } from "./job/curves.js";
 import { shown } from "./job/settings.js";
+import { took } from "./jobs.js";
 
 const MOST_JOBS = COLOURS.length;
 const REFRESH_SECONDS = 5;
@@ -24,19 +25,32 @@ const CURVES = {
 };
 
 export function ComparePage({ query }) {
-  const list = useGet("/fine_tuning/jobs?limit=100");
-  const jobs = list.data?.data;
-  if (!jobs) return html`<${PageHead} title="Compare jobs" />${list.error ? html`<${Problem} error=${list.error} />` : html`<${Placeholder} height=${420} />`}`;
+  const { jobs, error } = useJobs();
+  const first = useRef(null); // which are compared before any is picked: those that were the newest when the page was opened
+  if (!jobs) return html`<${PageHead} title="Compare jobs" />${error ? html`<${Problem} error=${error} />` : html`<${Placeholder} height=${420} />`}`;
   const wanted = (query.jobs ?? "").split(",").filter((id) => jobs.some((job) => job.id === id));
-  const picked = (wanted.length || query.jobs != null ? wanted : jobs.slice(0, 2).map((job) => job.id)).slice(0, MOST_JOBS);
+  first.current ??= jobs.slice(0, 2).map((job) => job.id);
+  const picked = (wanted.length || query.jobs != null ? wanted : first.current).slice(0, MOST_JOBS);
   const pick = (ids) => go(["compare"], { jobs: ids.join(",") || "none" });
   return html`<${PageHead} title="Compare jobs" />
     <div class="stack">
-      <${Choice} jobs=${jobs} picked=${picked} onPick=${pick} />
+      ${jobs.length > 0 && html`<${Choice} jobs=${jobs} picked=${picked} onPick=${pick} />`}
       ${!jobs.length && html`<div class="empty"><h2>No jobs yet</h2><p><a href=${href(["new"])}>Make the first job</a>; two or more can be compared here.</p></div>`}
       ${jobs.length > 0 && !picked.length && html`<p class="soft">Tick the jobs to compare.</p>`}
       ${picked.length > 0 && html`<${Comparison} ids=${picked} />`}
     </div>`;
+}
+
+/** {jobs, error}: the newest ones first; those that come later stand behind them, so that nothing moves. */
+function useJobs() {
+  const { data, error, reload } = useGet("/fine_tuning/jobs?limit=100");
+  useEvery(REFRESH_SECONDS, reload);
+  const seen = useRef(new Map());
+  const jobs = useMemo(() => {
+    for (const job of data?.data ?? []) seen.current.set(job.id, job);
+    return data && [...seen.current.values()];
+  }, [data]);
+  return { jobs, error };
 }
 
 function Choice({ jobs, picked, onPick }) {
@@ -48,7 +62,7 @@ function Choice({ jobs, picked, onPick }) {
       ${jobs.map(
         (job) => html`<li><label class="choice">
           <input type="checkbox" checked=${picked.includes(job.id)} disabled=${!picked.includes(job.id) && picked.length >= MOST_JOBS} onChange=${toggle(job.id)} />
-          <b class="cut">${jobName(job)}</b><span class="small soft">${job.algorithm}, ${when(job.created_at)}</span>
+          <b class="cut">${jobName(job)}</b><span class="small soft">${job.algorithm}, ${when(job.created_at)}${job.status !== "succeeded" && ` · ${statusWord(job)}`}</span>
         </label></li>`,
       )}
     </ul>
@@ -100,13 +114,13 @@ function Results({ jobs }) {
               <th scope="row" class="nowrap"><span class="swatch" style=${{ background: `var(${COLOURS[index]})` }}></span><a href=${href(["jobs", job.id])}>${nameAmong(job, jobs)}</a></th>
               <td><${Status} job=${job} /></td>
               ${groups.map((group) => html`<${Cell} result=${job.result} group=${group} best=${bestOf(jobs, group)} />`)}
-              <td class="right nowrap">${job.finished_at ? duration(job.finished_at - (job.started_at ?? job.created_at)) : "–"}</td>
+              <td class="right nowrap">${job.finished_at ? took(job) : "–"}</td>
             </tr>`,
           )}
         </tbody>
       </table>
     </div>
-    ${!groups.length && html`<p class="soft small">Results come when a job has ended.</p>`}
+    ${!groups.length && html`<p class="soft small">${jobs.every(isFinished) ? "None of them has a result." : "Results come when a job has ended."}</p>`}
   <//>`;
 }
 
@@ -123,7 +137,7 @@ function Cell({ result, group, best }) {
 }
 
 function Differences({ jobs }) {
-  const all = jobs.map((job) => ({ model: job.model, algorithm: job.algorithm, preset: job.preset, seed: job.seed, dataset: job.training_file, test_domains: job.test_domains, unseen_classes: job.unseen_classes, templates: job.templates, ...job.hyperparameters }));
+  const all = jobs.map((job) => ({ model: job.model, algorithm: job.algorithm, preset: job.preset, seed: job.seed, dataset: job.training_file, test_domains: job.test_domains, test_datasets: job.test_datasets.map(({ name }) => name), unseen_classes: job.unseen_classes, templates: job.templates, ...job.hyperparameters }));
   const names = Object.keys(all[0]).filter((name) => new Set(all.map((values) => JSON.stringify(values[name]))).size > 1 && name !== "batch_size");
   if (jobs.length < 2) return null;
   return html`<${Card} title="Settings in which they differ">

@@ -1,7 +1,7 @@
 // One job: what it does, how well, and what can be done with it.
 
 import { post } from "../lib/api.js";
-import { briefly, duration, jobName, percent, phaseWord, plural, points, tone, when } from "../lib/format.js";
+import { briefly, jobName, percent, phaseWord, plural, points, tone, when } from "../lib/format.js";
 import { useAction, useJob } from "../lib/hooks.js";
 import { html, useEffect, useRef, useState } from "../lib/html.js";
 import { href } from "../lib/route.js";
@@ -13,7 +13,7 @@ import { HistoryTab } from "./job/history.js";
 import { MistakesTab } from "./job/mistakes.js";
 import { SettingsTab } from "./job/settings.js";
 import { SimilarityTab } from "./job/similarity.js";
-import { doing } from "./jobs.js";
+import { doing, took } from "./jobs.js";
 
 const TABS = [
   ["curves", "Curves", CurvesTab],
@@ -34,7 +34,7 @@ export function JobPage({ id, tab = "curves" }) {
   return html`<${PageHead} title=${jobName(job)} lead=${html`<${Origin} job=${job} />`}><${Actions} job=${job} onChange=${news.restart} /><//>
     <div class="stack">
       <${Doing} job=${job} isConnected=${isConnected} />
-      <${Failure} error=${job.error} hint="Retry goes on from the last checkpoint; Clone lets you change the settings first." />
+      <${Failure} error=${job.error} hint="Once that is mended, Retry goes on from the last checkpoint; Clone lets you change the settings first." />
       <${Problem} error=${error} isOver />
       <${Figures} job=${job} train=${news.train} evaluations=${news.evaluations} />
     </div>
@@ -71,14 +71,12 @@ const inPhase = (job) => (job.status === "running" ? phaseWord(job.phase) : "");
 
 function Actions({ job, onChange }) {
   const [last, setLast] = useState(null);
-  const [isHidden, setIsHidden] = useState(false); // the error of the last one
   const { run, isBusy, error } = useAction(async (name) => {
     setLast(name);
-    setIsHidden(false);
     await post(`/fine_tuning/jobs/${encodeURIComponent(job.id)}/${name}`);
     onChange();
   });
-  const isWished = job.cancel_requested_at || job.pause_requested_at;
+  const isWished = !isFinished(job) && (job.cancel_requested_at || job.pause_requested_at);
   const button = (name, word, more = "") =>
     html`<button type="button" class="button ${more}" aria-disabled=${isBusy || Boolean(isWished)} onClick=${() => isWished || run(name)}>${isBusy && last === name ? `${word} …` : word}</button>`;
   const turn = { paused: ["resume", "Resume", "main"], failed: ["retry", "Retry", "main"], cancelled: ["retry", "Retry", "main"], succeeded: null };
@@ -86,7 +84,7 @@ function Actions({ job, onChange }) {
   return html`${first && button(...first)} ${!isFinished(job) && button("cancel", "Cancel", "danger")}
     ${job.fine_tuned_model && html`<a class="button main" href=${href(["try"], { model: job.fine_tuned_model })}>Try the model</a>`}
     <a class="button" href=${href(["new"], { clone: job.id })}>Clone</a>
-    <${Problem} error=${isHidden ? null : error} isOver onClose=${() => setIsHidden(true)} />`;
+    <${Problem} error=${error} isOver />`;
 }
 
 /** The few numbers that answer "how well does it go?"; the boxes stand from the beginning, so nothing jumps. */
@@ -99,10 +97,10 @@ function Figures({ job, train, evaluations }) {
   const now = Date.now() / 1000;
   return html`<dl class="figures steady">
     <div><dt>Zero-shot</dt><dd>${percent(before)}</dd><dd>validation accuracy</dd></div>
-    <div><dt>Tuned</dt><dd>${percent(after)}</dd><dd class=${tone(gain)}>${gain == null ? "after the first evaluation" : `${points(gain)} points`}${found.standard_error ? html`<span class="soft"> ± ${(100 * found.standard_error).toFixed(1)}</span>` : ""}</dd></div>
+    <div><dt>Tuned</dt><dd>${percent(after)}</dd><dd class=${tone(gain)}>${gain == null ? (isFinished(job) ? "not measured" : "after the first evaluation") : `${points(gain)} points`}${found.standard_error ? html`<span class="soft"> ± ${(100 * found.standard_error).toFixed(1)}</span>` : ""}</dd></div>
     <div><dt>Loss</dt><dd>${train.length ? train.at(-1).values.loss.toFixed(3) : "–"}</dd><dd>of the last step</dd></div>
     <div><dt>Speed</dt><dd>${speed ? speed.toFixed(1) : "–"}</dd><dd>images a second</dd></div>
-    <div><dt>${isFinished(job) ? "Took" : "Left"}</dt><dd>${isFinished(job) ? duration(job.finished_at - (job.started_at ?? job.created_at)) : job.estimated_finish ? briefly(Math.max(0, job.estimated_finish - now)) : "–"}</dd><dd>${plural(job.progress.num_steps, "step")} of ${plural(job.hyperparameters.batch_size, "image")}</dd></div>
+    <div><dt>${isFinished(job) ? "Took" : "Left"}</dt><dd>${isFinished(job) ? took(job) : job.estimated_finish ? briefly(Math.max(0, job.estimated_finish - now)) : "–"}</dd><dd>${plural(job.progress.num_steps, "step")} of ${plural(job.hyperparameters.batch_size, "image")}</dd></div>
   </dl>`;
 }
 

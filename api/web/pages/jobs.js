@@ -68,12 +68,15 @@ export function doing(job) {
     return `Number ${job.queue.position} in the queue${start ? `, starts in ${roughly(Math.max(0, start - now))}` : "; no worker is known yet"}`;
   }
   if (job.status === "failed") return job.error?.message ?? "Failed";
-  if (isFinished(job)) return `${plural(step, "step")} in ${duration(job.finished_at - (job.started_at ?? job.created_at))}`;
+  if (isFinished(job)) return job.started_at ? `${plural(step, "step")} in ${took(job)}` : "It never started";
   if (job.status === "paused") return `Paused at step ${step} of ${num_steps}`;
   if (!step) return phaseWords(job);
   const left = job.estimated_finish ? `, ${roughly(Math.max(0, job.estimated_finish - now))} left` : "";
   return `Step ${step} of ${num_steps}${left}`;
 }
+
+/** The time from the first worker to the end. */
+export const took = (job) => duration(job.started_at && job.finished_at - job.started_at);
 
 function phaseWords(job) {
   const words = { evaluating_zero_shot: "Measuring the model before training", loading: "Loading", staging: "Fetching and checking the dataset" };
