@@ -1,6 +1,7 @@
 // The shell: the way between the pages, the person's key, light and dark.
 
 import { key, onKeyRefused } from "./lib/api.js";
+import { keepFocus } from "./lib/focus.js";
 import { html, render, useEffect, useRef, useState } from "./lib/html.js";
 import { href, useRoute } from "./lib/route.js";
 import { toggleTheme, useTheme } from "./lib/theme.js";
@@ -112,4 +113,6 @@ function toMain(event) {
   document.querySelector("h1")?.focus();
 }
 
-render(html`<${App} />`, document.getElementById("app"));
+const root = document.getElementById("app");
+render(html`<${App} />`, root);
+keepFocus(root);

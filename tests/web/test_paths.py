@@ -1,6 +1,9 @@
 """The ways of a person through the page, in their order: one service, one job that is made, watched and used."""
 
+import io
 import re
+import zipfile
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -183,6 +186,41 @@ def test_the_list_shows_jobs_and_leads_to_their_comparison(job, other_job, page,
     screenshot(page, "compare", full_page=True)
 
 
+def test_jobs_that_come_and_end_meanwhile_can_be_compared(job, other_job, service, page):
+    page.goto("/#/compare")
+    page.get_by_text("Choose jobs").click()
+    choices = page.get_by_role("checkbox")
+    expect(choices.first).to_be_visible()
+    num_jobs = choices.count()
+    body = {name: job[name] for name in ("training_file", "model", "test_domains", "unseen_classes")}
+    made = service.http.post("/v1/fine_tuning/jobs", json=body | {"suffix": "latecomer"} | ENDLESS).json()
+    late = page.get_by_role("checkbox", name="latecomer")
+    expect(late).to_be_visible()
+    expect(choices).to_have_count(num_jobs + 1)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    service.http.post(f"/v1/fine_tuning/jobs/{made['id']}/cancel")
+    expect(page.get_by_role("checkbox", name=re.compile("latecomer.*Cancelled"))).to_be_visible()
+    late.check()
+    expect(page.get_by_role("region", name="Results").get_by_role("row", name="latecomer")).to_contain_text("Cancelled")
+
+
+def test_a_job_that_never_started_says_so_and_is_retried(job, service, page):
+    body = {name: job[name] for name in ("training_file", "model", "test_domains", "unseen_classes")} | ENDLESS
+    ahead, made = (service.http.post("/v1/fine_tuning/jobs", json=body).json()["id"] for _ in range(2))
+    page.goto(f"/#/jobs/{made}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("It never started")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", name="No curves")).to_be_visible()
+    page.get_by_role("link", name="Classes").click()
+    expect(page.get_by_role("heading", name="No result")).to_be_visible()
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("Waiting", exact=True)).to_be_visible()
+    for each in (made, ahead):
+        service.http.post(f"/v1/fine_tuning/jobs/{each}/cancel")
+    expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
+
+
 def test_own_pictures_are_classified_with_any_labels_and_explained(job, page, pictures, screenshot):
     page.goto(f"/#/try?model={job['fine_tuned_model']}")
     chosen = [next((pictures / "noto" / name).glob("*.png")) for name in ("cat", "boat")]
@@ -204,6 +242,8 @@ def test_own_pictures_are_classified_with_any_labels_and_explained(job, page, pi
     expect(card.get_by_role("img", name=re.compile("D-V branch"))).to_have_count(1)
     page.get_by_label("Labels").fill("cat")
     expect(page.get_by_role("alert")).to_contain_text("at least two")
+    page.get_by_role("button", name=f"Remove {chosen[0].name}").press("Enter")
+    expect(page.get_by_role("button", name=f"Remove {chosen[1].name}")).to_be_focused()
 
 
 def test_a_picture_that_is_none_is_named(job, new_page):
@@ -295,6 +335,74 @@ def test_a_question_is_asked_again_and_cancelled(evaluation, service, page, scre
     assert service.http.get("/v1/evaluations").json()["data"][0]["status"] == "cancelled"
 
 
+def zipped(folders: list[Path], root: Path) -> bytes:
+    """Pictures of some class folders below `root`."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted(path for folder in folders for path in folder.glob("*.png")):
+            archive.write(path, path.relative_to(root))
+    return content.getvalue()
+
+
+def test_other_datasets_are_named_by_keyboard_tested_and_asked_again(job, new_page, pictures, service, screenshot):
+    drawn = zipped([pictures / NEW_DOMAIN / name for name in ("cat", "boat", "car")], pictures)
+    with new_page(expected="400") as page:
+        page.goto("/#/evaluations/new")
+        page.get_by_label("Or an earlier upload").select_option(job["training_file"])
+        page.get_by_role("radio", name=re.compile("^Other datasets")).press("Space")
+        expect(page.get_by_text("Add a dataset to test on.")).to_be_visible()
+        page.set_input_files(
+            "#test-archive", {"name": "my drawings.zip", "mimeType": "application/zip", "buffer": drawn}
+        )
+        tests = page.get_by_role("list", name="Test datasets").get_by_role("listitem")
+        expect(tests).to_have_count(1)
+        for reference in ("/nowhere/pets", str(pictures)):
+            page.get_by_label("Or add a reference").fill(reference)
+            page.get_by_label("Or add a reference").press("Enter")
+        page.get_by_label("Or add an earlier upload").select_option(job["training_file"])
+        page.get_by_role("button", name="Add the upload").press("Enter")
+        expect(tests).to_have_count(4)
+        wrong = page.get_by_role("group", name="/nowhere/pets")
+        expect(wrong.get_by_role("alert")).to_contain_text("is not below a dataset root")
+        page.get_by_role("button", name="Start the evaluation").click()
+        expect(wrong).to_be_focused()
+        page.get_by_role("button", name="Remove /nowhere/pets").press("Enter")
+        expect(page.get_by_label(f"{pictures} is called")).to_be_focused()
+        page.keyboard.type("all of it")
+        expect(page.get_by_role("alert")).to_contain_text("letters, digits")
+        page.get_by_label(f"{pictures} is called").fill("everything")
+        page.get_by_role("button", name="Remove emoji.zip").press("Enter")
+        expect(page.get_by_label(f"{pictures} is called")).to_be_focused()
+        expect(page.get_by_role("alert")).to_have_count(0)
+        page.get_by_label("Training pictures of each class").fill("4")
+        for name in ("alignclip", "clipood"):
+            page.get_by_role("checkbox", name=name).uncheck()
+        page.get_by_label("Steps").fill("2")
+        page.get_by_label("Name", exact=True).fill("does it hold elsewhere")
+        page.get_by_role("button", name="Start the evaluation").click()
+        expect(page.get_by_role("heading", name="does it hold elsewhere")).to_be_focused()
+        results = page.get_by_role("region", name="Results")
+        for column in ("Own test images", "my-drawings", "everything", "Average"):
+            expect(results.get_by_role("columnheader", name=column)).to_be_visible()
+        expect(page.get_by_text("1 of 1 training ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
+        made = service.http.get("/v1/evaluations").json()["data"][0]
+        assert [test["name"] for test in made["test_datasets"]] == ["my-drawings", "everything"]
+        tuned = results.get_by_role("row", name=re.compile("^finetune"))
+        for cell in made["cells"]:
+            expect(tuned).to_contain_text(f"{100 * cell['accuracy']:.1f}%")
+        page.get_by_role("link", name="Ask again").click()
+        expect(page.get_by_role("radio", name=re.compile("^Other datasets"))).to_be_checked()
+        expect(page.get_by_label("Training pictures of each class")).to_have_value("4")
+        expect(page.get_by_label("my drawings.zip is called")).to_have_value("my-drawings")
+        expect(page.get_by_label(f"{pictures} is called")).to_have_value("everything")
+        page.get_by_role("button", name="Start the evaluation").click()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("1 of 1 training ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
+    again = service.http.get("/v1/evaluations").json()["data"][0]
+    assert again["id"] != made["id"]
+    assert (again["test_datasets"], again["num_shots"]) == (made["test_datasets"], 4)
+
+
 @pytest.fixture
 def busy_worker(service, job, page):
     """A function that ends the job which until then keeps everything else waiting."""
@@ -307,7 +415,7 @@ def busy_worker(service, job, page):
     service.http.post(f"{path}/cancel")
 
 
-def test_a_training_that_failed_tells_why_and_is_retried(busy_worker, service, pictures, page, screenshot):
+def test_a_training_that_failed_tells_why_and_is_retried(busy_worker, service, pictures, page):
     folder = pictures.rename(pictures.with_name("moved"))
     body = {
         "name": "where are they",
@@ -329,10 +437,15 @@ def test_a_training_that_failed_tells_why_and_is_retried(busy_worker, service, p
         expect(failures.filter(has_text=cell["method"])).to_contain_text(cell["error"])
     expect(page.get_by_text("Retry goes on from the last checkpoint")).to_be_visible()
     expect(page.get_by_role("region", name="Results").get_by_text("1 failed").first).to_be_visible()
-    screenshot(page, "evaluation-failed", full_page=True)
+    failures.get_by_role("link", name="finetune").click()
+    expect(page.get_by_role("alert")).to_contain_text(cells[-1]["error"])
+    expect(page.get_by_role("alert")).to_contain_text("Retry goes on from the last checkpoint")
+    expect(page.get_by_role("heading", name="No curves")).to_be_visible()
+    page.go_back()
     pictures.rename(folder)
-    page.get_by_role("button", name="Retry finetune, seed 0").click()
+    page.get_by_role("button", name="Retry finetune, seed 0").press("Enter")
     expect(page.get_by_role("button", name="Retry finetune, seed 0")).to_have_count(0)
+    expect(failures.get_by_role("link", name="zero_shot")).to_be_focused()
     expect(page.get_by_text("2 of 2 trainings ended")).to_be_visible(timeout=TRAINING_MILLISECONDS)
     page.get_by_role("button", name="Retry all that failed").click()
     whole = page.get_by_role("region", name="Progress")
@@ -371,12 +484,16 @@ def test_aliases_are_set_promoted_and_removed(job, service, page, screenshot):
     expect(page.get_by_role("status")).to_contain_text("production now stands for emoji")
     assert aliases() == {"production": tuned, "candidate": tuned}
     page.get_by_text("Another alias").click()
-    page.get_by_label("New alias", exact=True).fill("nightly")
-    page.get_by_role("button", name="Add").click()
-    expect(page.get_by_label("Model of nightly")).to_be_visible()
-    page.get_by_role("button", name="Remove nightly").click()
-    expect(page.get_by_label("Model of nightly")).to_have_count(0)
-    assert set(aliases()) == {"production", "candidate"}
+    for name in ("nightly", "weekly"):
+        page.get_by_label("New alias", exact=True).fill(name)
+        page.get_by_role("button", name="Add").click()
+        expect(page.get_by_label(f"Model of {name}")).to_be_visible()
+    for name, neighbour in {"nightly": "weekly", "weekly": "candidate"}.items():
+        page.get_by_role("button", name=f"Remove {name}").press("Enter")
+        expect(page.get_by_label(f"Model of {neighbour}")).to_be_focused()
+    page.get_by_role("button", name="Remove candidate").press("Enter")
+    expect(page.get_by_role("button", name="Set candidate")).to_be_focused()
+    assert aliases() == {"production": tuned}
     page.get_by_role("link", name="Try emoji").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value(tuned)
 
