@@ -33,7 +33,7 @@ export function ClassificationPage({ id }) {
     <//>
     <${TryTabs} place="classifications" />
     <div class="stack">
-      <section class="stack tight" aria-label="Progress"><${Status} job=${one} /><${Pictures} one=${one} /></section>
+      <section class="stack tight" aria-label="Progress"><span role="status"><${Status} job=${one} /></span><${Pictures} one=${one} /></section>
       <${Failure} error=${one.error} hint="Retry goes on behind the answers that were kept." />
       <${Problem} error=${error ?? change.error ?? save.error} isOver />
       <${Figures} result=${one.result} />

@@ -31,7 +31,7 @@ export function EvaluationPage({ id }) {
       <a class="button" href=${href(["evaluations", "new"], { like: id })}>Ask again</a>
     <//>
     <div class="stack">
-      <section class="stack tight" aria-label="Progress"><${Status} job=${evaluation} /><${Trainings} evaluation=${evaluation} /></section>
+      <section class="stack tight" aria-label="Progress"><span role="status"><${Status} job=${evaluation} /></span><${Trainings} evaluation=${evaluation} /></section>
       <${Problem} error=${error ?? change.error} isOver />
       <${Results} cells=${evaluation.cells} />
       <${Jobs} cells=${evaluation.cells} />

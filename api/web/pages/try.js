@@ -38,7 +38,7 @@ function Trial({ models, wanted }) {
     <div class="try">
       <form class="card stack try-form" onSubmit=${(event) => event.preventDefault()}>
         <${Field} id="model" label="Model" hint=${model.base_model ? "" : model.description}>
-          <${Select} id="model" value=${id} onChange=${setId} options=${modelOptions(models)} />
+          <${Select} id="model" describedBy=${model.base_model ? undefined : "model-hint"} value=${id} onChange=${setId} options=${modelOptions(models)} />
         <//>
         <${Field} id="beside" label="Beside it">
           <${Select} id="beside" value=${beside?.id ?? ""} onChange=${setBesideId} options=${besideOptions(models, model)} />
@@ -68,7 +68,7 @@ function inShort(pictures, sides, answer) {
 const Teach = () =>
   html`<div class="empty">
     <h2>No picture yet</h2>
-    <p>Drop one on the left. You will see the likeliest labels of the model and of its base before training, and a map of where both look.</p>
+    <p>Drop or choose one. You will see the likeliest labels of the model and of its base before training, and a map of where both look.</p>
   </div>`;
 
 /** The model before training comes first: what training changed is asked most. */

@@ -114,7 +114,7 @@ function optionsOf({ lines, width, axisFormat, sync, from, until, onPointer }) {
     width,
     height: HEIGHT,
     legend: { show: false },
-    padding: [8, 10, 0, 0],
+    padding: [8, 22, 0, 0], // on the right, half of the last step's number
     cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false }, sync: sync ? { key: sync } : undefined },
     scales: { x: { time: false, range: until ? () => [0, until] : undefined }, y: { range: (_, low, high) => rangeOf(low, high, from) } },
     axes: [

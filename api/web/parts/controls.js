@@ -7,9 +7,12 @@ import { html, useEffect, useRef, useState } from "../lib/html.js";
 /** The head of a page. Its heading takes the focus, so that a screen reader begins there. */
 export function PageHead({ title, lead, children }) {
   const heading = useRef(null);
+  const isKnown = useRef(false);
   useEffect(() => {
     document.title = `${title} · AlignCLIP`;
-    heading.current.focus({ preventScroll: true });
+    const hasGoneOn = isKnown.current && document.activeElement !== heading.current;
+    isKnown.current = true;
+    if (!hasGoneOn) heading.current.focus({ preventScroll: true });
   }, [title]);
   return html`<div class="page-head">
     <div>
@@ -39,12 +42,15 @@ export function Progress({ job, label = "Training steps" }) {
 
 /** An error with what to do about it; `isOver` the page where it comes by itself, so that it pushes nothing away. */
 export function Problem({ error, hint, isOver = false, onClose }) {
-  if (!error) return null;
+  const [closed, setClosed] = useState(null); // what it said; asked for again, it says it again
+  useEffect(() => void (error || setClosed(null)), [Boolean(error)]);
+  if (!error || error.message === closed) return null;
   const advice = hint ?? hintFor(error);
+  const close = onClose ?? (isOver && (() => setClosed(error.message)));
   return html`<div class="notice bad ${isOver ? "is-over" : ""}" role="alert">
     <p>${error.message}</p>
     ${advice && html`<p class="hint">${advice}</p>`}
-    ${onClose && html`<button type="button" class="plain" onClick=${onClose}>Close</button>`}
+    ${close && html`<button type="button" class="plain" onClick=${close}>Close</button>`}
   </div>`;
 }
 
@@ -55,9 +61,10 @@ export function Failure({ error, hint }) {
   return html`<${Problem} error=${error} hint=${hint} isOver=${!isKnown} onClose=${isKnown ? null : () => setIsKnown(true)} />`;
 }
 
-export const Card = ({ title, note, children, ...rest }) =>
+/** `level` is that of its heading. */
+export const Card = ({ title, note, level = 2, children, ...rest }) =>
   html`<section class="card" ...${rest}>
-    ${title && html`<header><h2>${title}</h2>${note && html`<span class="small soft">${note}</span>`}</header>`}
+    ${title && html`<header><${`h${level}`}>${title}<//>${note && html`<span class="small soft">${note}</span>`}</header>`}
     ${children}
   </section>`;
 
@@ -78,8 +85,8 @@ export function Field({ label, hint, id, children }) {
   </div>`;
 }
 
-export function Select({ id, value, options, onChange, label }) {
-  return html`<select id=${id} value=${value} aria-label=${label} onChange=${(event) => onChange(event.target.value)}>
+export function Select({ id, value, options, onChange, label, describedBy }) {
+  return html`<select id=${id} value=${value} aria-label=${label} aria-describedby=${describedBy} onChange=${(event) => onChange(event.target.value)}>
     ${options.map(([key, word]) => html`<option value=${key} selected=${key === value}>${word}</option>`)}
   </select>`;
 }

@@ -2,6 +2,7 @@
 
 import { groupWord } from "../lib/format.js";
 import { html, useState } from "../lib/html.js";
+import { isFinished } from "../lib/stream.js";
 import { Select } from "./controls.js";
 
 /** [group, control]: {before, after} evaluations of the chosen group, and what chooses it. */
@@ -16,5 +17,8 @@ export function useGroup(result) {
   return [{ name: chosen, before: result.zero_shot[domains][classes], after: result.tuned[domains][classes] }, control];
 }
 
+/** What stands where a result is missing: it comes, or has not come. */
 export const Later = ({ job }) =>
-  html`<div class="empty"><h2>Comes with the result</h2><p class="soft">${["failed", "cancelled"].includes(job.status) ? "This job has none; Retry goes on from its last checkpoint." : "The finished model is measured on every held-out image; then this page compares it with zero-shot."}</p></div>`;
+  isFinished(job)
+    ? html`<div class="empty"><h2>No result</h2><p class="soft">The job ended before its model was measured. Retry goes on from its last checkpoint.</p></div>`
+    : html`<div class="empty"><h2>Comes with the result</h2><p class="soft">The finished model is measured on every held-out image; then this page compares it with zero-shot.</p></div>`;

@@ -2,37 +2,38 @@
 
 import { groupWord, number, percent, plural, points, tone } from "../../lib/format.js";
 import { html, useMemo, useState } from "../../lib/html.js";
+import { isFinished } from "../../lib/stream.js";
 import { Chart } from "../../parts/chart.js";
 import { Card } from "../../parts/controls.js";
 
 export const COLOURS = [1, 2, 3, 4, 5, 6].map((index) => `--series-${index}`);
+const LATER = { empty: "Comes with the first evaluation." };
 const WEIGHTS = { raw: "Raw", bma: "Average (BMA)", swad: "Average (SWAD)" };
 
 export const wholePercent = (share) => `${Number((100 * share).toFixed(1))}%`;
+const SHARES = { format: percent, axisFormat: wholePercent };
 
 export function CurvesTab({ job, train, evaluations }) {
   const losses = useMemo(() => lossLines(train), [train]);
-  const accuracies = useMemo(() => accuracyLines(evaluations), [evaluations]);
+  const accuracies = useMemo(() => accuracyLines(evaluations, job.hyperparameters.averaging), [evaluations]);
   const domains = useMemo(() => domainLines(evaluations), [evaluations]);
   const sync = `job-${job.id}`;
-  const [wasFinished] = useState(Boolean(job.result)); // a result that comes while one looks pushes nothing away
+  const batches = useMemo(() => batchLines(train), [train]);
+  const [wasFinished] = useState(isFinished(job)); // what comes to its end while one looks pushes nothing away
   const groups = job.result && html`<${Groups} result=${job.result} />`;
+  const charts = [
+    ["Loss", "and its three terms, before their weights", { lines: losses, label: "Loss", from: 0, format: (value) => number(Number(value.toFixed(3))) }],
+    ["Accuracy", "on the held-out images of the trained classes", { lines: accuracies, label: "Accuracy", ...SHARES, ...LATER }],
+    ["By domain", "of the weights that are kept", { lines: domains, label: "Accuracy by domain", ...SHARES, ...LATER }],
+    ["Training batches", "accuracy while training", { lines: batches, label: "Accuracy of the training batches", ...SHARES }],
+  ].filter(([, , { lines }]) => !wasFinished || lines.some(({ points }) => points.length));
   return html`<div class="stack">
     ${wasFinished && groups}
-    <div class="two">
-      <${Card} title="Loss" note="and its three terms, before their weights">
-        <${Chart} lines=${losses} label="Loss" sync=${sync} until=${job.progress.num_steps} from=${0} format=${(value) => number(Number(value.toFixed(3)))} />
-      <//>
-      <${Card} title="Accuracy" note="on the held-out images of the trained classes">
-        <${Chart} lines=${accuracies} label="Accuracy" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
-      <//>
-      <${Card} title="By domain" note="the averaged weights">
-        <${Chart} lines=${domains} label="Accuracy by domain" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} empty="Comes with the first evaluation." />
-      <//>
-      <${Card} title="Training batches" note="accuracy while training">
-        <${Chart} lines=${batchLines(train)} label="Accuracy of the training batches" sync=${sync} until=${job.progress.num_steps} format=${percent} axisFormat=${wholePercent} />
-      <//>
-    </div>
+    ${charts.length > 0
+      ? html`<div class="two">
+          ${charts.map(([title, note, chart]) => html`<${Card} key=${title} title=${title} note=${note}><${Chart} sync=${sync} until=${job.progress.num_steps} ...${chart} /><//>`)}
+        </div>`
+      : html`<div class="empty"><h2>No curves</h2><p class="soft">The job ended before its first step. Retry begins it again.</p></div>`}
     ${!wasFinished && groups}
   </div>`;
 }
@@ -91,19 +92,20 @@ function lossLines(train) {
 
 const batchLines = (train) => [{ label: "Batch", colour: COLOURS[0], points: train.map((one) => [one.step, one.values.accuracy]) }];
 
-export function accuracyLines(evaluations) {
+/** All that will come are there from the beginning, so that their keys are. */
+function accuracyLines(evaluations, averaging) {
   const tuned = Object.entries(WEIGHTS)
     .map(([name, label], index) => ({
+      name,
       label,
       colour: index ? COLOURS[0] : COLOURS[1],
       hasPoints: true,
       points: evaluations.filter((one) => one.values[name]).map((one) => [one.step, one.values[name].accuracy]),
     }))
-    .filter((line) => line.points.length);
+    .filter((line) => line.points.length || line.name === "raw" || line.name === averaging);
   const base = evaluations.find((one) => one.values.zero_shot)?.values.zero_shot.accuracy;
-  if (base == null) return tuned;
   const end = Math.max(1, ...evaluations.map((one) => one.step));
-  return [{ label: "Zero-shot", colour: "--before", isDashed: true, points: [[0, base], [end, base]] }, ...tuned];
+  return [{ label: "Zero-shot", colour: "--before", isDashed: true, points: base == null ? [] : [[0, base], [end, base]] }, ...tuned];
 }
 
 function domainLines(evaluations) {

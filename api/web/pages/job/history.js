@@ -25,12 +25,12 @@ export function HistoryTab({ job, events }) {
       </ul></div>
     <//>
     <div class="two">
-      <${Card} title="Checkpoints" note="kept resume points"><${List} of=${checkpoints} label="Checkpoints" none="The first comes with the training." Row=${Checkpoint} /><//>
-      <${Card} title="Attempts" note="of workers at this job"><${List} of=${runs} label="Attempts" none="No worker has taken the job yet." Row=${Run} /><//>
+      <${Card} title="Checkpoints" note="kept resume points"><${List} of=${checkpoints} label="Checkpoints" none=${isFinished(job) ? "None was kept." : "The first comes with the training."} Row=${Checkpoint} /><//>
+      <${Card} title="Attempts" note="of workers at this job"><${List} of=${runs} label="Attempts" none=${isFinished(job) ? "No worker took the job." : "No worker has taken the job yet."} Row=${Run} /><//>
     </div>
     <${Card} title="Trainer's log">
       <${Problem} error=${log.error} />
-      ${log.data === null ? html`<${Placeholder} height=${120} />` : html`<pre class="log" tabindex="0" aria-label="Trainer's log" ref=${logBox}>${log.data || "Empty before the trainer starts."}</pre>`}
+      ${log.data === null ? html`<${Placeholder} height=${120} />` : html`<pre class="log" tabindex="0" aria-label="Trainer's log" ref=${logBox}>${log.data || (isFinished(job) ? "Empty: the trainer did not start." : "Empty before the trainer starts.")}</pre>`}
     <//>
   </div>`;
 }

@@ -24,10 +24,13 @@ const Table = ({ rows, hasSymbols }) =>
     <table class="settings">
       <thead><tr><th scope="col">Name</th>${hasSymbols && html`<th scope="col">Symbol</th>`}<th scope="col">Value</th></tr></thead>
       <tbody>
-        ${rows.map(([name, symbol, value]) => html`<tr><th scope="row"><code>${name}</code></th>${hasSymbols && html`<td class="soft">${symbol}</td>`}<td>${value}</td></tr>`)}
+        ${rows.map(([name, symbol, value]) => html`<tr><th scope="row"><code>${breakable(name)}</code></th>${hasSymbols && html`<td class="soft">${symbol}</td>`}<td>${value}</td></tr>`)}
       </tbody>
     </table>
   </div>`;
+
+/** A name that may go on in the next line behind each of its words. */
+const breakable = (name) => name.split("_").map((word, index) => html`${index > 0 && html`_<wbr />`}${word}`);
 
 const dataRows = (job) => [
   ["training_file", "", job.training_file],

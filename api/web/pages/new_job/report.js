@@ -21,13 +21,13 @@ export function DatasetReport({ report, isBusy, form, change }) {
     <${Findings} findings=${report.findings} />
     ${report.classes.length > 0 &&
     html`<div class="two">
-      <${Card} title="Classes" note="tick those that shall be tested and never trained">
+      <${Card} level=3 title="Classes" note="tick those that shall be tested and never trained">
         <${Classes} report=${report} form=${form} onToggle=${(name) => toggle("unseenClasses", name)} />
       <//>
       <div class="stack from-top">
         ${named.length > 1 &&
-        html`<${Card} title="Domains" note="tick those that shall be tested and never trained">
-          <ul class="stack tight">${named.map(({ name, num_images }) => html`<li><label class="check"><input type="checkbox" checked=${form.testDomains.includes(name)} onChange=${toggle("testDomains", name)} /><span>${name}</span> <span class="soft small">${plural(num_images, "image")}</span></label></li>`)}</ul>
+        html`<${Card} level=3 title="Domains" note="tick those that shall be tested and never trained">
+          <ul class="stack tight" aria-label="Domains">${named.map(({ name, num_images }) => html`<li><label class="check"><input type="checkbox" checked=${form.testDomains.includes(name)} onChange=${toggle("testDomains", name)} /><span>${name}</span> <span class="soft small">${plural(num_images, "image")}</span></label></li>`)}</ul>
         <//>`}
         <${Names} report=${report} form=${form} change=${change} />
       </div>
@@ -88,7 +88,7 @@ function Names({ report, form, change }) {
     change({ classNames: { ...all, ...form.classNames, [folder]: word || folder } });
   };
   const shown = form.classNames[folder] ?? report.classes.find((one) => one.name === folder)?.display_name ?? "";
-  return html`<${Card} title="Words" note="the model knows a class by its name">
+  return html`<${Card} level=3 title="Words" note="the model knows a class by its name">
     <div class="stack tight">
       <div class="field"><label for="folder">Folder</label>
         <select id="folder" value=${folder} onChange=${(event) => setFolder(event.target.value)}>${report.classes.map(({ name }) => html`<option value=${name} selected=${name === folder}>${name}</option>`)}</select>
