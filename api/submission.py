@@ -16,6 +16,7 @@ from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.dataset.splits import split_dataset
 from alignclip_core.encoder import check_fits
 from alignclip_core.errors import DatasetInvalid
+from alignclip_core.image_only import without_texts
 from alignclip_store import jobs, tables
 from alignclip_store.audit import record_change
 from alignclip_store.database import reading, transaction
@@ -103,6 +104,8 @@ def check_request(
     `training`: what its training file lists, where that was read for the owner already.
     """
     base_model = resources.models.base_model(request.model)
+    if not base_model.has_texts:
+        raise without_texts(base_model.id, "a job here, which compares its classes by their texts, cannot train it")
     training = training or read_layout_of(resources, owner, request.training_file, param="training_file")
     validation = None
     if request.validation_file is not None:

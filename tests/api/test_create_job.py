@@ -5,8 +5,10 @@ import json
 import threading
 
 import pytest
+import timm
 from openai import BadRequestError
 
+from alignclip_core.encoder.plain_resnet import AS_TORCHVISION, write_folder
 from alignclip_core.run_dir import ClassSimilarity
 from alignclip_store.database import reading
 from alignclip_store.jobs import get_job
@@ -334,3 +336,21 @@ def test_several_words_for_a_class_are_one_class(service, create_job):
     assert job.similarity["sha256"] != plain.similarity["sha256"]
     with pytest.raises(BadRequestError, match="have the same name 'cat'"):
         create_job(extra_body=body | {"class_names": {"dog": ["dog", "cat"]}})
+
+
+def test_an_image_tower_alone_is_refused_with_what_tunes_it(start_service, tmp_path, archive):
+    folder = tmp_path / "resnet50-imagenet"
+    folder.mkdir()
+    width = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}
+    config = {"architecture": "resnet50", "model_args": width, "pretrained_cfg": AS_TORCHVISION}
+    write_folder(folder, config, timm.create_model("resnet50", num_classes=0, **width).state_dict())
+    service = start_service(models_dir=tmp_path)
+    file_id = service.upload(archive)
+    job = {"model": folder.name, "training_file": file_id, "algorithm": "finetune", "head": "linear"}
+    grid = {"model": folder.name, "dataset": file_id, "protocol": "few_shot", "methods": ["finetune:head=linear"]}
+    for place, body in (("fine_tuning/jobs", job), ("fine_tuning/estimate", job), ("evaluations", grid)):
+        refused = service.http.post(f"/v1/{place}", json=body)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"], error["code"]) == (400, "model", "model_unfit"), place
+        assert "has no text tower, so a job here, which compares its classes by their texts, cannot" in error["message"]
+        assert "`alignclip evaluate` can tune it with finetune:head=linear" in error["message"]
