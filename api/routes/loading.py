@@ -66,12 +66,16 @@ def list_loaded_models(caller: AdminDep, resources: ResourcesDep) -> LoadedModel
 
 
 @router.post("/models/{model:path}/load", dependencies=[Depends(require_json)], responses=BODY_ERROR_ANSWERS)
-def load_model(model: str, body: LoadRequest, caller: AdminDep, resources: ResourcesDep) -> LoadedModel:
-    """Load a model and run it once, so that its first client waits for nothing. Of this process."""
+def load_model(model: str, caller: AdminDep, resources: ResourcesDep, body: LoadRequest | None = None) -> LoadedModel:
+    """Load a model and run it once, so that its first client waits for nothing. Of this process.
+
+    Without a body it is loaded and not pinned.
+    """
     found = find_model(resources, caller.owner, model)
-    classifier = resources.models.pin(found) if body.pin else resources.models.classifier(found)
+    is_pinned = body is not None and body.pin
+    classifier = resources.models.pin(found) if is_pinned else resources.models.classifier(found)
     with transaction(resources.engine) as session:
-        record_change(session, caller.actor, "model.load", found.id, after={"pinned": body.pin})
+        record_change(session, caller.actor, "model.load", found.id, after={"pinned": is_pinned})
     return LoadedModel.of(resources, found.id, classifier)
 
 

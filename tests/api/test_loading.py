@@ -12,7 +12,7 @@ def test_model_is_loaded_pinned_and_unloaded(start_service, picture):
         "precision": "fp32",
         "pinned": True,
     }
-    service.http.post("/v1/models/starter/load", json={})
+    assert not service.http.post("/v1/models/starter/load").json()["pinned"]
     assert names(service) == ["tiny", "starter"]  # though one alone is over the bound
     assert service.http.post("/v1/models/tiny/unload").json()["deleted"]
     assert names(service) == ["starter"]
