@@ -103,6 +103,6 @@ def test_a_plan_names_every_cell_and_trains_nothing(tmp_path, monkeypatch, capsy
     assert "'num_steps': 30" in shown.err
     assert main([str(tmp_path / "data"), "--long", "--output", str(tmp_path / "out"), "--plan"]) == 0
     shown = capsys.readouterr()
-    assert len([line for line in shown.out.splitlines() if line.endswith("to run")]) == 4 * 3 * (2 + 1)
+    assert len([line for line in shown.out.splitlines() if line.endswith("to run")]) == 4 * 2 * (2 + 1)
     assert "'num_steps': 150" in shown.err
     assert Method.parse("clipood").text in shown.out

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = {source: open_data(source, output, budget.IMAGES_PER_CLASS) for source in sources}
         grids = [
             (grid, each, source)
-            for seed in budget.SEEDS
+            for seed in spent.seeds
             for source, each in sorted(data.items(), key=lambda item: (not item[1].layout.domains, item[0].name))
             for grid in budget.grids_of(spent, each.name, each.layout, asked, seed)
         ]
@@ -102,7 +102,7 @@ def _sources(data: Path | None, output: Path) -> list[Path]:
 def _print_budget(spent: budget.Budget, grids: Sequence[tuple[Grid, GridData, Path]]) -> None:
     err.print(
         f"Every method: {budget.IMAGES_PER_CLASS} images of each class in each domain, {spent.values}, "
-        f"seeds {budget.SEEDS}.",
+        f"seeds {spent.seeds}.",
         markup=False,
     )
     for name in dict.fromkeys(grid.dataset for grid, _, _ in grids):

@@ -18,7 +18,6 @@ from alignclip_core.protocols.grids import Grid
 from alignclip_core.protocols.methods import Method
 
 BASE_MODEL = "starter"
-SEEDS = (0, 1, 2)
 IMAGES_PER_CLASS = 30  # of each class in each domain: all that is trained and tested on
 NUM_SHOTS = 4
 NUM_WILD_TARGETS = 1  # domains that are left out together with classes
@@ -28,9 +27,10 @@ LONG_METHODS = ("finetune", "clipood", "alignclip", "alignclip@robust")
 
 @dataclass(frozen=True)
 class Budget:
-    """The steps of every run, who is asked, and whether of datasets without domains too."""
+    """The steps of every run, under which seeds, who is asked, and whether of datasets without domains too."""
 
     num_steps: int
+    seeds: tuple[int, ...]
     asks_all_methods: bool
     needs_domains: bool
 
@@ -48,8 +48,8 @@ class Budget:
         return every_method() if self.asks_all_methods else tuple(map(Method.parse, LONG_METHODS))
 
 
-SHORT = Budget(num_steps=30, asks_all_methods=True, needs_domains=False)
-LONG = Budget(num_steps=150, asks_all_methods=False, needs_domains=True)
+SHORT = Budget(num_steps=30, seeds=(0, 1, 2), asks_all_methods=True, needs_domains=False)
+LONG = Budget(num_steps=150, seeds=(0, 1), asks_all_methods=False, needs_domains=True)
 
 
 def every_method() -> tuple[Method, ...]:
