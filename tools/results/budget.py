@@ -1,7 +1,7 @@
 """What every method may spend in `make results`, the same for all: fixed before anything was measured.
 
-The short budget asks every method every question; the long one, of as many steps as the starter's card has, asks the few
-between which a default is chosen whether the short one's order holds.
+The short budget asks every method every question; the long one, of as many steps as the starter's card has, asks those
+between which the default is chosen.
 """
 
 from __future__ import annotations
