@@ -37,6 +37,7 @@ PARAMETERS = (
     "function_to_apply",
     "calibrated",
 )
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a lone surrogate of UTF-16
 RAW_KINDS = (
     "",
     "application/octet-stream",
@@ -198,6 +199,7 @@ def _names(given: Any, param: str) -> tuple[str, ...] | None:
         return None
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise RequestInvalid(f"{param} must be a list of texts.", param=param)
+    _check_characters(given, param)
     return tuple(given)
 
 
@@ -208,7 +210,15 @@ def _templates(given: Any, param: str) -> tuple[str, ...] | None:
         given = given[0]
     if not isinstance(given, str) and not (isinstance(given, list) and all(isinstance(text, str) for text in given)):
         raise RequestInvalid(f"{param} must be a text or a list of texts.", param=param)
+    _check_characters([given] if isinstance(given, str) else given, param)
     return resolve_templates(given, param=param)
+
+
+def _check_characters(texts: Sequence[str], param: str) -> None:
+    """JSON can write half of a character, which nothing else can: no tokenizer, and no answer."""
+    for text in texts:
+        if HALF_CHARACTER.search(text):
+            raise RequestInvalid(f"{param} holds half of a character: {text!r}; send whole ones.", param=param)
 
 
 def _top_k(given: Any) -> int | None:

@@ -72,6 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("alignclip-service"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # ours is in routes/page.py
+        redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from alignclip_core.base_models import BaseModel, find_base_model
 from alignclip_core.classifier import Classifier
 from alignclip_core.encoder import ImageEncoder, TextEncoder, build_image_encoder, build_text_encoder
+from alignclip_core.encoder.text_tower import BATCH_SIZE
 from alignclip_core.errors import BaseModelNotLocal, BaseModelUnknown
 from alignclip_core.finished_model import FinishedModel, load_base_model, load_finished_model
 from alignclip_core.prompts import embed_classes
@@ -238,14 +239,18 @@ class ModelCache:
     def class_embeddings(
         self, base_model: BaseModel, labels: Sequence[str], templates: Sequence[str], *, hyphens_to_spaces: bool = False
     ) -> Tensor:
-        """Class embeddings [labels, dim] of unit length; only labels that are new meet the text tower."""
+        """Class embeddings [labels, dim] of unit length; only labels that are new meet the text tower.
+
+        Between its batches a request of many new labels leaves the tower to others.
+        """
         keys = {label: (base_model.text_model, tuple(templates), hyphens_to_spaces, label) for label in labels}
         found = {label: self._embeddings.get(key) for label, key in keys.items()}
         missing = [label for label, embedding in found.items() if embedding is None]
-        if missing:
+        for start in range(0, len(missing), BATCH_SIZE):
+            batch = missing[start : start + BATCH_SIZE]
             with self.encoding(base_model) as encoder:
-                computed = embed_classes(encoder, missing, templates, hyphens_to_spaces)
-            for label, embedding in zip(missing, computed, strict=True):
+                computed = embed_classes(encoder, batch, templates, hyphens_to_spaces)
+            for label, embedding in zip(batch, computed, strict=True):
                 found[label] = embedding.clone()
                 self._embeddings.put(keys[label], embedding.clone())
         return torch.stack([embedding for label in labels if (embedding := found[label]) is not None])

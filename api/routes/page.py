@@ -50,4 +50,10 @@ async def show_page(request: Request) -> Response:
     return await files.get_response("index.html", request.scope)
 
 
+@router.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+async def show_docs(request: Request) -> Response:
+    """The API's own description, by a reader that comes with the page: FastAPI's fetches one from elsewhere."""
+    return await files.get_response("docs.html", request.scope)
+
+
 files = WebFiles(directory=WEB)

@@ -198,6 +198,7 @@ def test_image_of_100_megapixels_is_refused_by_its_header(classify):
         ({"labels": ["red_panda", "red panda"]}, "labels", "the same"),
         ({"labels": '["cat", 5]'}, "labels", "list of texts"),
         ({"labels": '["cat", '}, "labels", "JSON"),
+        ({"labels": '["cat", "\\ud800"]'}, "labels", "half of a character"),
         ({}, "labels", "name at least two"),
         ({"labels": LABELS, "top_k": 0}, "top_k", "from 1"),
         ({"labels": LABELS, "top_k": "many"}, "top_k", "'many'"),
@@ -230,6 +231,7 @@ def test_form_that_cannot_be_used_is_refused_by_name(classify, picture, data, pa
         (b'{"inputs": "", "parameters": {"candidate_labels": ["cat", "dog"]}}', "0 bytes"),
         (b'{"inputs": "", "parameters": {"candidate_labels": "cat"}}', "list"),
         (b'{"inputs": "", "parameters": {"hypothesis_template": "a photo"}}', "{}"),
+        (b'{"inputs": "", "parameters": {"hypothesis_template": "{} \\udfff"}}', "half of a character"),
     ],
 )
 def test_json_that_cannot_be_used_is_refused(http, body, words):

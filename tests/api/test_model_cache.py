@@ -4,7 +4,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from alignclip_core.encoder.text_tower import BATCH_SIZE
 from api.model_cache import BoundedCache, KeyedLocks, ModelCache
 
 
@@ -90,6 +92,18 @@ def test_embeddings_do_not_depend_on_what_was_asked_before(make_cache):
         pytest.approx(row, abs=1e-6)
         for row in fresh.class_embeddings(card, ["cat", "dog", "owl"], card.templates).tolist()
     ]
+
+
+def test_many_new_labels_leave_the_text_tower_to_others_between_batches(make_cache, monkeypatch):
+    cache, fresh = make_cache(), make_cache()
+    card = cache.base_model("tiny")
+    labels = [f"class {number}" for number in range(2 * BATCH_SIZE + 1)]
+    holds = []
+    encoding = cache.encoding
+    monkeypatch.setattr(cache, "encoding", lambda base_model: holds.append(base_model) or encoding(base_model))
+    embeddings = cache.class_embeddings(card, labels, card.templates)
+    assert len(holds) == 3
+    torch.testing.assert_close(embeddings[-2:], fresh.class_embeddings(card, labels[-2:], card.templates))
 
 
 def test_tuned_model_whose_weights_were_changed_is_refused(service, create_job, picture):

@@ -18,11 +18,15 @@ def anyone(service):
         yield client
 
 
-def test_the_page_and_all_that_it_names_are_there_for_anyone(anyone):
-    page = anyone.get("/")
+@pytest.mark.parametrize("address", ["/", "/docs"])
+def test_the_page_and_all_that_it_names_are_there_for_anyone(anyone, address):
+    page = anyone.get(address)
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
-    for path in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
+    assert "://" not in page.text
+    named = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assert len(named) > 3
+    for path in named:
         assert anyone.get(path).status_code == 200, path
 
 
@@ -43,7 +47,7 @@ def test_modules_import_only_files_that_are_there():
             assert (module.parent / name).is_file(), f"{module}: {name}"
 
 
-@pytest.mark.parametrize("path", ["/", "/web/app.js", "/web/vendor/inter.woff2"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/web/app.js", "/web/vendor/inter.woff2"])
 def test_nothing_inline_and_nothing_from_elsewhere_is_allowed(anyone, path):
     headers = anyone.get(path).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
