@@ -29,7 +29,7 @@ def submit(
     ],
     model: Annotated[str, typer.Option(help="Base model to fine-tune.")] = "starter",
     algorithm: Annotated[str | None, typer.Option(help="alignclip, or a baseline: clipood, finetune, ...")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper, authors_code, or one of the model's card.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper, authors_code, robust, or one of the model's card.")] = None,
     unseen: Annotated[Options, typer.Option(help="Class folders to hold out, a,b,c; may be repeated.")] = None,
     test_domain: Annotated[Options, typer.Option(help="Domain folder to hold out; may be repeated.")] = None,
     template: Annotated[Options, typer.Option(help="Prompt with {}, or the name of a set; may be repeated.")] = None,
