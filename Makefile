@@ -19,7 +19,7 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/python -m tools.demo
 
-# File by file in two processes, each with servers of its own: half of the time a test waits for what it has started.
+# File by file in two processes, each with servers of its own: a test often waits for what it has started.
 # The order is that of the folders, which leaves short files for the end.
 test: export OMP_NUM_THREADS = 1
 test: setup

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+STOPPED = "The service stops."
+
 Compute = Callable[[Tensor], Tensor]  # pixels [images, 3, size, size] -> features [images, dim]
 
 
@@ -86,11 +88,13 @@ class Batcher:
             while line.waiting:
                 one = line.waiting.popleft()
                 if one.features.set_running_or_notify_cancel():
-                    one.features.set_exception(RuntimeError("The service stops."))
+                    one.features.set_exception(RuntimeError(STOPPED))
 
     def _submit(self, line: Line, images: Sequence[Tensor]) -> Future[Tensor]:
         future: Future[Tensor] = Future()
         with self._changed:
+            if self._is_closed:  # nobody would compute them, and the request's thread would wait for ever
+                raise RuntimeError(STOPPED)
             line.waiting.append(Waiting(images, time.monotonic(), future))
             self._changed.notify()
         return future

@@ -11,7 +11,7 @@ from alignclip_core.dataset.layout import DatasetLayout
 from alignclip_core.errors import ConfigInvalid, DatasetInvalid, LabelsInvalid
 from alignclip_store.database import reading
 from alignclip_store.datasets import Dataset, open_dataset
-from alignclip_store.references import CONTAINER_SUFFIXES, MANIFEST_SUFFIXES
+from alignclip_store.references import without_suffix
 from api import class_similarity
 from api.errors import RequestInvalid
 from api.layouts import read_layout_of
@@ -65,8 +65,7 @@ def _name_of(resources: Resources, owner: str, reference: str, *, param: str) ->
     with reading(resources.engine) as session:
         dataset: Dataset = open_dataset(session, owner, reference, resources.settings, param=param)
     name = dataset.name or reference.rstrip("/").rpartition("/")[2]
-    ending = next((end for end in (*CONTAINER_SUFFIXES, *MANIFEST_SUFFIXES) if name.lower().endswith(end)), "")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: len(name) - len(ending)])
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", without_suffix(name))
     if not (name := name.lstrip("_-")[:MAX_NAME_LENGTH]):
         raise RequestInvalid(f"Nothing in {reference[:200]!r} gives the dataset a name; give one.", param=param)
     return name

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from alignclip_core.dataset.layout import IMAGE_SUFFIXES, list_folder
 from alignclip_core.dataset.listing import DatasetFolder
 from alignclip_core.dataset.manifest import STEMS
-from alignclip_store.references import CONTAINER_SUFFIXES, MANIFEST_SUFFIXES, SHARD_SUFFIX, TORCHVISION
+from alignclip_store.references import MANIFEST_SUFFIXES, SHARD_SUFFIX, TORCHVISION, without_suffix
 from cli.environment import load_settings
 from cli.errors import CliError
 
@@ -25,8 +25,7 @@ def name_of(reference: str) -> str:
     path = Path(reference.rstrip("/") if "://" in reference else Path(reference).absolute())
     if path.stem in STEMS and path.name.endswith(MANIFEST_SUFFIXES):
         return path.parent.name
-    endings = (*CONTAINER_SUFFIXES, *MANIFEST_SUFFIXES)
-    return next((path.name.removesuffix(end) for end in endings if path.name.endswith(end)), path.name)
+    return without_suffix(path.name)
 
 
 @contextmanager

@@ -159,3 +159,11 @@ def count(service, name):
 
 def scores(data):
     return [best["score"] for best in data[0]["predictions"]]
+
+
+def test_images_that_come_after_the_end_are_refused_at_once(make_batcher):
+    batcher, _ = make_batcher()
+    with batcher.arriving("model", double) as submit:
+        batcher.close()
+        with pytest.raises(RuntimeError, match="stops"):
+            submit(images(1))

@@ -14,6 +14,7 @@ from alignclip_store.database import create_engine, reading, transaction
 from alignclip_store.datasets import Dataset, open_dataset
 from alignclip_store.errors import DatasetRejected, FileNotFound
 from alignclip_store.files import create_file
+from alignclip_store.references import without_suffix
 from alignclip_store.settings import Settings
 from tests.stored_datasets import fetch_dataset, list_dataset
 
@@ -263,3 +264,11 @@ def test_a_name_that_is_no_text_is_refused(
     (Path(os.fsdecode(os.fsencode(root) + b"/pets/cat/\xff.jpg"))).touch()
     with pytest.raises(DatasetRejected, match="character that no name may have"):
         list_dataset(open_reference(f"{root}/pets"), artifacts, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [("pets.tar.gz", "pets"), ("Pets.ZIP", "Pets"), ("rows.jsonl", "rows"), ("pets.v2", "pets.v2"), ("pets", "pets")],
+)
+def test_a_dataset_is_called_as_its_file_without_the_suffix(name, called):
+    assert without_suffix(name) == called
